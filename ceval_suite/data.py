@@ -1,0 +1,516 @@
+"""Benchmark files → Items: every published layout, unpacked or as the published archive.
+
+Archives are read in place, member by member, and never unpacked to disk. Text is taken as it
+stands: csv with `newline=""` so that carriage returns inside fields survive, `None` stays text,
+nothing is stripped. Facts about layouts and quirks: the task files' `source` and `notes`.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ceval_suite.catalog import Columns, Subject, Task, task_folder
+from ceval_suite.errors import DataError
+from ceval_suite.schema import Item
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MAX_MEMBER = 256 * 2**20
+"""No benchmark file is this large (the largest has 3 MB): a bigger member is a broken archive."""
+
+csv.field_size_limit(2**24)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one benchmark in a folder or an archive, by their path under `prefix`."""
+
+    place: Path
+    prefix: str
+    names: frozenset[str]
+    _read: Callable[[str], bytes]
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.names
+
+    def where(self, name: str) -> str:
+        """The place of a file for people."""
+        return f"{self.place}/{self.prefix}{name}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            DataError: it is not there.
+        """
+        if name not in self:
+            raise DataError(f"{self.where(name)} is missing; fetch the benchmark again.")
+        return self._read(self.prefix + name)
+
+
+def _folder(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
+    names = [p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()]
+    return frozenset(names), lambda name: (place / name).read_bytes()
+
+
+def _zip(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
+    archive = zipfile.ZipFile(place)
+
+    def read(name: str) -> bytes:
+        if archive.getinfo(name).file_size > MAX_MEMBER:
+            raise DataError(f"{place}: member {name} is larger than any benchmark file.")
+        return archive.read(name)
+
+    return frozenset(n for n in archive.namelist() if not n.endswith("/")), read
+
+
+def _tar(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
+    archive = tarfile.open(place)  # noqa: SIM115 (lives as long as its reader)
+    members = {m.name.removeprefix("./"): m for m in archive.getmembers() if m.isfile()}
+
+    def read(name: str) -> bytes:
+        stream = archive.extractfile(members[name])
+        if stream is None or members[name].size > MAX_MEMBER:
+            raise DataError(f"{place}: member {name} is not a benchmark file.")
+        return stream.read()
+
+    return frozenset(members), read
+
+
+def _patterns(task: Task) -> list[str]:
+    """Paths of the files of the default split, in all known spellings of the layout."""
+    patterns = [task.source.files[task.split]]
+    if task.source.layout == "gaokao":
+        patterns.append("Multiple-choice_Questions/{subject}.json")
+    return patterns
+
+
+def _open(place: Path, task: Task) -> Files | None:
+    """The benchmark's files in `place`, or None when none of its splits is there."""
+    try:
+        if place.is_dir():
+            names, read = _folder(place)
+        elif place.suffix == ".zip":
+            names, read = _zip(place)
+        else:
+            names, read = _tar(place)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(
+            f"{place} is not a readable archive ({error}); delete it and fetch it again."
+        ) from error
+    best: tuple[int, str] = (0, "")
+    spellings = [*task.source.files.values(), *_patterns(task)]
+    wanted = {p.format(subject=s) for p in spellings for s in task.subjects}
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = PurePosixPath(name).parts
+        for depth in range(min(4, len(parts))):
+            if "/".join(parts[depth:]) in wanted and "__MACOSX" not in parts:
+                prefix = "".join(f"{p}/" for p in parts[:depth])
+                counts[prefix] = counts.get(prefix, 0) + 1
+    for prefix, count in counts.items():
+        if (count, -len(prefix)) > (best[0], -len(best[1])):
+            best = (count, prefix)
+    return Files(place, best[1], names, read) if best[0] else None
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: `$CEVAL_SUITE_CACHE`, else the user's cache folder."""
+    named = os.environ.get("CEVAL_SUITE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named).expanduser() if named else base / "ceval_suite"
+
+
+def data_roots(data: str | Path | None = None) -> list[Path]:
+    """Folders searched for benchmarks: the one given alone, else the environment's, then the cache.
+
+    Raises:
+        DataError: the folder given does not exist.
+    """
+    if data is not None:
+        root = Path(data).expanduser()
+        if not root.exists():
+            raise DataError(f"--data {root} does not exist.")
+        return [root]
+    named = os.environ.get("CEVAL_SUITE_DATA")
+    roots = [Path(named).expanduser()] if named else []
+    return [*roots, cache_dir() / "data"]
+
+
+def find_files(task: Task, data: str | Path | None = None) -> Files:
+    """The files of a task: `<root>/<folder>`, an archive in or beside it, or the root itself.
+
+    Raises:
+        DataError: nowhere found; the message lists the places and the remedy.
+    """
+    if task.source.bundled:
+        found = _open(task_folder(task.name) / task.source.folder, task)
+        if found is None:
+            raise DataError(f"the bundled data of task '{task.name}' is missing; reinstall.")
+        return found
+    tried: list[str] = []
+    for root in data_roots(data):
+        folder = root / task.source.folder
+        archives = [
+            p
+            for where in (folder, root)
+            if where.is_dir()
+            for p in sorted(where.iterdir())
+            if p.name.endswith(ARCHIVES) and (where == folder or _names_task(p, task))
+        ]
+        for place in (folder, *archives, root):
+            # the root itself serves when it is the benchmark's own folder, not a parent of several
+            if place == root and folder.is_dir():
+                continue
+            if place.is_dir() or place.is_file():
+                found = _open(place, task)
+                if found is not None:
+                    return found
+        tried.append(str(folder))
+    raise DataError(
+        f"task '{task.name}': no benchmark files under {' or '.join(tried)}; give --data DIR, set "
+        f"CEVAL_SUITE_DATA, or run 'ceval-suite data fetch {task.name}'."
+    )
+
+
+def _names_task(path: Path, task: Task) -> bool:
+    """Whether an archive in the root may hold this task, by its name or a known download's."""
+    stem = re.sub(r"[^a-z]", "", path.name.lower())
+    known = {d.file for d in task.source.download if d.file}
+    return path.name in known or re.sub(r"[^a-z]", "", task.name.lower()) in stem
+
+
+@dataclass
+class Reader:
+    """Reads the splits of one task from one place, and hashes what it has read."""
+
+    task: Task
+    files: Files
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the names and bytes of all files read so far."""
+        return self._hash.hexdigest()
+
+    def path(self, subject: str, split: str) -> str:
+        """The file of a subject and split in the layout at hand."""
+        name = self.task.source.files[split].format(subject=subject)
+        if self.task.source.layout == "gaokao" and name not in self.files:
+            return _patterns(self.task)[1].format(subject=subject)
+        return name
+
+    def _bytes(self, name: str) -> bytes:
+        content = self.files.read(name)
+        self._hash.update(f"{name}\0{len(content)}\0".encode())
+        self._hash.update(content)
+        return content
+
+    def _text(self, name: str) -> str:
+        try:
+            return self._bytes(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.files.where(name)}: not UTF-8 ({error}).") from error
+
+    def items(self, subject: str, split: str, *, counted: bool = True) -> list[Item]:
+        """All items of one subject and split, in file order.
+
+        Raises:
+            DataError: file missing or broken, or (when `counted`) not the published row count.
+        """
+        if split not in self.task.source.files:
+            known = ", ".join(self.task.source.files)
+            raise DataError(f"task '{self.task.name}' has no split '{split}'; it has {known}.")
+        name = self.path(subject, split)
+        if name not in self.files:
+            raise DataError(self._missing(subject, split, name))
+        layout = {"csv": self._csv, "agieval": self._agieval, "gaokao": self._gaokao}
+        items = layout[self.task.source.layout](subject, split, name)
+        expected = self.task.subjects[subject].counts.get(split)
+        if counted and expected is not None and len(items) != expected:
+            raise DataError(
+                f"{self.files.where(name)}: {len(items)} items where the published file has "
+                f"{expected}; fetch the benchmark again."
+            )
+        return items
+
+    def _missing(self, subject: str, split: str, name: str) -> str:
+        there = [s for s in self.task.source.files if self.path(subject, s) in self.files]
+        only = f" (only {', '.join(there)} is there, which is never scored instead)" if there else ""
+        return (
+            f"{self.files.where(name)} is missing{only}; run 'ceval-suite data fetch "
+            f"{self.task.name}' or give --data a folder with the whole benchmark."
+        )
+
+    def shots(self, subject: str) -> list[Item]:
+        """The solved items the protocol puts before a question, in order; empty if it has none."""
+        row = self.task.subjects[subject]
+        if self.task.source.shots_file:
+            return self._agieval_shots(row.shots_from or subject, row)
+        if self.task.shot_split is None:
+            return []
+        return self.items(subject, self.task.shot_split)
+
+    # csv: MMLU, CMMLU, C-Eval and anything of their shape
+
+    def _csv(self, subject: str, split: str, name: str) -> list[Item]:
+        columns = self.task.source.columns
+        if columns is None:
+            raise DataError(f"task '{self.task.name}': layout csv needs source.columns.")
+        rows = list(csv.reader(io.StringIO(self._text(name), newline="")))
+        where = self.files.where(name)
+        width = len(rows[0]) if rows else 0
+        position = _positions(columns, rows, where, split in self.task.unlabelled)
+        first = 1 if isinstance(columns.question, str) else 0
+        labels = tuple(self.task.subjects[subject].labels)
+        if len(labels) != len(columns.choices):
+            raise DataError(f"{where}: {len(columns.choices)} choices but labels {labels}.")
+        return [
+            self._csv_item(subject, split, row, index, position, labels, width, where)
+            for index, row in enumerate(rows[first:])
+            if row
+        ]
+
+    def _csv_item(
+        self,
+        subject: str,
+        split: str,
+        row: list[str],
+        index: int,
+        position: dict[str, int],
+        labels: tuple[str, ...],
+        width: int,
+        where: str,
+    ) -> Item:
+        if len(row) != width:
+            raise DataError(
+                f"{where}: row {index} has {len(row)} columns where the others have {width}; "
+                "a quote or comma is probably broken."
+            )
+        choices = tuple(row[position[f"choice{i}"]] for i in range(len(labels)))
+        answer = row[position["answer"]] if "answer" in position else ""
+        if not answer.strip() and split not in self.task.unlabelled:
+            raise DataError(f"{where}: row {index} has no label.")
+        if answer.strip() and answer.strip() not in labels:
+            raise DataError(
+                f"{where}: row {index} has the label '{answer}', which is none of "
+                f"{', '.join(labels)}."
+            )
+        return Item(
+            id=f"{self.task.name}/{split}/{subject}/{index}",
+            subject=subject,
+            question=row[position["question"]],
+            options=choices,
+            choices=choices,
+            labels=labels,
+            answer=(answer.strip(),) if answer.strip() else (),
+            answer_text=answer,
+            explanation=row[position["explanation"]] if "explanation" in position else "",
+            points=self.task.subjects[subject].points,
+        )
+
+    # AGIEval: jsonl with prefixed options, labels as string or list, shots in one csv
+
+    def _agieval(self, subject: str, split: str, name: str) -> list[Item]:
+        where = self.files.where(name)
+        items: list[Item] = []
+        for index, line in enumerate(self._text(name).splitlines()):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                id = f"{self.task.name}/{split}/{subject}/{index}"
+                items.append(agieval_item(id, subject, self.task.subjects[subject], row))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{where}: line {index + 1} is not an AGIEval row ({error!r})."
+                ) from error
+            _check_labels(items[-1], f"{where}: line {index + 1}")
+        return items
+
+    def _agieval_shots(self, subject: str, row: Subject) -> list[Item]:
+        name = self.task.source.shots_file or ""
+        rows = list(csv.reader(io.StringIO(self._text(name), newline="")))
+        where = self.files.where(name)
+        if not rows or subject not in rows[0]:
+            raise DataError(f"{where}: no column '{subject}'.")
+        column = rows[0].index(subject)
+        # sample rows and explanation rows alternate; a file with fewer shots leaves the rest empty
+        samples = [r[column] for r in rows[1::2] if len(r) > column]
+        explanations = [r[column] for r in rows[2::2] if len(r) > column and r[column]]
+        shots: list[Item] = []
+        for index, (text, explanation) in enumerate(
+            zip([s for s in samples if s], explanations, strict=False)
+        ):
+            id = f"{self.task.name}/shots/{subject}/{index}"
+            try:
+                shot = agieval_item(id, subject, row, ast.literal_eval(text), explanation)
+            except (ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{where}: column '{subject}', shot {index + 1} is not a row ({error!r})."
+                ) from error
+            shots.append(shot)
+        return shots
+
+    # GAOKAO-Bench: json, several sub-questions an item
+
+    def _gaokao(self, subject: str, split: str, name: str) -> list[Item]:
+        where = self.files.where(name)
+        try:
+            examples: Any = json.loads(self._text(name))["example"]
+            return [
+                self._gaokao_item(subject, split, index, example, where)
+                for index, example in enumerate(examples)
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{where}: not a GAOKAO-Bench file ({error!r}).") from error
+
+    def _gaokao_item(
+        self, subject: str, split: str, index: int, example: dict[str, Any], where: str
+    ) -> Item:
+        row = self.task.subjects[subject]
+        key = "answer" if "answer" in example else "standard_answer"
+        answer = tuple(str(a) for a in example[key])
+        kind = row.kind
+        if kind == "blanks" and len(answer) == 1:
+            kind = "single"
+        if kind == "multi":
+            answer = tuple(sorted(set("".join(answer))))
+        item = Item(
+            id=f"{self.task.name}/{split}/{subject}/{index}",
+            subject=subject,
+            question=str(example["question"]),
+            labels=tuple(row.labels),
+            answer=answer,
+            answer_text="".join(answer),
+            kind=kind,
+            explanation=str(example.get("analysis", "")),
+            points=float(example.get("score", row.points)),
+            flags=("image",) if _IMAGE.search(str(example["question"])) else (),
+        )
+        _check_labels(item, f"{where}: item {index}")
+        return item
+
+
+_IMAGE = re.compile(r"!\[|<img|https?://\S+\.(?:png|jpe?g|gif)", re.IGNORECASE)
+
+_PAREN = re.compile(r"^\s*[(（]\s*([A-G])\s*[)）]")
+_POINT = re.compile(r"^\s*([A-G])\s*[．.、:：。]")
+_SPACE = re.compile(r"^\s*([A-G])\s+")
+
+
+def _prefix(option: str) -> tuple[str | None, str]:
+    """The letter printed before an option, and the text after that one prefix."""
+    for pattern in (_PAREN, _POINT, _SPACE):
+        found = pattern.match(option)
+        if found:
+            return found.group(1), option[found.end() :]
+    return None, option
+
+
+def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels and bare texts of AGIEval options, in printed order.
+
+    When the printed letters are a permutation of A, B, … (LogiQA prints A, C, B, D in 19 rows of
+    each language) the label follows the letter. When letters are missing or repeated (typos such
+    as A, B, C, C) the label follows the position, and only a prefix that agrees with it, or is
+    plainly a prefix, is taken off. At most one prefix is taken off: `(A)A.` keeps `A.`.
+    """
+    letters = tuple("ABCDEFG"[: len(options)])
+    found = [_prefix(option) for option in options]
+    printed = tuple(letter for letter, _ in found)
+    if sorted(p or "" for p in printed) == list(letters):
+        return tuple(p for p in printed if p), tuple(text for _, text in found)
+    texts = [
+        text if letter == label or (letter and not _SPACE.match(option)) else option
+        for label, option, (letter, text) in zip(letters, options, found, strict=True)
+    ]
+    return letters, tuple(texts)
+
+
+def agieval_item(
+    id: str, subject: str, table: Subject, row: dict[str, Any], explanation: str = ""
+) -> Item:
+    """An AGIEval row as an Item; works for test rows and for the shots' csv cells.
+
+    Labels come as `"C"`, `"AD"`, `"A B D"`, `["A", "。"]`, `[]` or null; `answer` keeps only
+    letters, sorted. A row whose label has several letters is a `multi` item whatever its file.
+    """
+    published: Any = row.get("options")
+    # the geography shots hold one string here; the official script joins its characters with blanks
+    options = tuple(str(o) for o in published) if published else ()
+    label: Any = row.get("label")
+    text: Any = label if label is not None else ""
+    letters = sorted(set(re.findall(r"[A-G]", "".join(label or ""))))
+    free: Any = row.get("answer")
+    labels, choices = split_options(options) if isinstance(published, list) else ((), ())
+    kind = table.kind
+    if kind == "single" and len(letters) > 1:
+        kind = "multi"
+    passage = "" if table.without_passage else str(row.get("passage") or "")
+    return Item(
+        id=id,
+        subject=subject,
+        question=str(row["question"]),
+        options=options,
+        choices=choices,
+        labels=labels,
+        answer=tuple(letters) if kind != "cloze" else (),
+        answer_text=str(free if free is not None else "") if kind == "cloze" else str(text),
+        kind=kind,
+        passage=passage,
+        explanation=explanation,
+        points=table.points,
+        cluster=hashlib.sha256(passage.encode()).hexdigest()[:12] if passage else "",
+    )
+
+
+def _check_labels(item: Item, where: str) -> None:
+    bad = [a for a in item.answer if a not in item.labels]
+    if bad and item.labels:
+        raise DataError(
+            f"{where}: the label '{', '.join(bad)}' is none of {', '.join(item.labels)}."
+        )
+
+
+def _positions(
+    columns: Columns, rows: list[list[str]], where: str, unlabelled: bool
+) -> dict[str, int]:
+    wanted: dict[str, str | int] = {"question": columns.question, "answer": columns.answer}
+    wanted |= {f"choice{i}": c for i, c in enumerate(columns.choices)}
+    if columns.explanation is not None:
+        wanted["explanation"] = columns.explanation
+    if not rows:
+        raise DataError(f"{where}: the file is empty.")
+    optional = {"explanation"} | ({"answer"} if unlabelled else set())
+    out: dict[str, int] = {}
+    for key, column in wanted.items():
+        if isinstance(column, int):
+            found = column if column < len(rows[0]) else None
+        else:
+            found = rows[0].index(column) if column in rows[0] else None
+        if found is not None:
+            out[key] = found
+        elif key not in optional:
+            shown = column if isinstance(column, str) else f"number {column + 1}"
+            raise DataError(f"{where}: column {shown} is missing (it has {', '.join(rows[0])}).")
+    return out
+
+
+def duplicates(items: Iterable[Item]) -> dict[str, list[str]]:
+    """Ids of items that share question and options word for word, keyed by the first of them."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for item in items:
+        groups.setdefault((item.passage, item.question, item.options), []).append(item.id)
+    return {ids[0]: ids for ids in groups.values() if len(ids) > 1}

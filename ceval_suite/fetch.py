@@ -1,0 +1,164 @@
+"""Downloads of benchmark files into the cache: resumed, checked, never half there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from filelock import FileLock
+
+from ceval_suite.catalog import Download, Task
+from ceval_suite.data import cache_dir, find_files
+from ceval_suite.errors import DataError
+
+Progress = Callable[[str, int, int | None], None]
+"""(file, bytes so far, bytes in all or None)"""
+
+
+def fetch(task: Task, progress: Progress = lambda _f, _d, _t: None) -> Path:
+    """Bring a task's published files into the cache, by the first way that works.
+
+    Returns:
+        The folder they lie in.
+
+    Raises:
+        DataError: no way works, or what came is not the benchmark.
+    """
+    folder = cache_dir() / "data" / task.source.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    problems: list[str] = []
+    with FileLock(folder / ".lock"):
+        for download in task.source.download:
+            try:
+                _one(task, download, folder, progress)
+                find_files(task, cache_dir() / "data")
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            return folder
+    raise DataError(
+        f"task '{task.name}' could not be fetched: {'; '.join(problems) or 'no source is known'}. "
+        f"Set HF_ENDPOINT to a mirror, or put the published files into {folder}."
+    )
+
+
+def _one(task: Task, download: Download, folder: Path, progress: Progress) -> None:
+    if download.url is not None:
+        name = download.file or download.url.rsplit("/", 1)[-1]
+        get(download.url, folder / name, download.sha256, progress)
+    elif download.file is not None:
+        _hub_file(download, folder / download.file)
+    else:
+        _hub_dataset(task, download, folder)
+
+
+def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
+    """Download a file, continuing a part that an earlier try left.
+
+    Raises:
+        DataError: not reachable, cut short, or another SHA-256 than pinned.
+    """
+    if target.is_file() and (sha256 is None or _sha256(target) == sha256):
+        return
+    part = target.with_name(target.name + ".part")
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as reply:
+            if reply.status_code == 416:
+                # the part is as long as the file or longer: judge it by its hash, or start again
+                have = have if sha256 and _sha256(part) == sha256 else 0
+                if not have:
+                    part.unlink()
+                    raise DataError(f"{url}: the partial download did not fit; try again")
+            else:
+                reply.raise_for_status()
+                if reply.status_code != 206:
+                    have = 0
+                _save(reply, part, have, target.name, progress)
+    except httpx.HTTPStatusError as error:
+        raise DataError(f"{url}: the server answered {error.response.status_code}") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise DataError(
+            f"{url}: {type(error).__name__} {error} (what came is kept and continued next time)"
+        ) from error
+    if sha256 is not None and _sha256(part) != sha256:
+        found = _sha256(part)
+        part.unlink()
+        raise DataError(f"{url}: SHA-256 {found[:16]}… is not the pinned {sha256[:16]}…")
+    os.replace(part, target)
+
+
+def _save(reply: httpx.Response, part: Path, have: int, name: str, progress: Progress) -> None:
+    length = reply.headers.get("Content-Length")
+    total = have + int(length) if length is not None else None
+    with part.open("ab" if have else "wb") as sink:
+        for block in reply.iter_bytes(2**18):
+            sink.write(block)
+            have += len(block)
+            progress(name, have, total)
+    encoded = reply.headers.get("Content-Encoding")
+    if total is not None and not encoded and have != total:
+        raise httpx.ReadError(f"{have} of {total} bytes came")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hub_file(download: Download, target: Path) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        found = hf_hub_download(
+            str(download.hub),
+            str(download.file),
+            repo_type="dataset",
+            revision=download.revision,
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise DataError(f"{download.hub} on the hub: {detail}") from error
+    if download.sha256 is not None and _sha256(Path(found)) != download.sha256:
+        raise DataError(f"{download.hub}/{download.file}: not the pinned SHA-256")
+    partial = target.with_name(target.name + ".part")
+    shutil.copyfile(found, partial)
+    os.replace(partial, target)
+
+
+def _hub_dataset(task: Task, download: Download, folder: Path) -> None:
+    """A hub dataset with columns question, subject, choices, answer, written in the csv layout."""
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_dataset(
+            str(download.hub), download.name, revision=download.revision
+        )
+    except Exception as error:  # the library raises anything here
+        detail = " ".join(str(error).split())[:200]
+        raise DataError(f"{download.hub} on the hub: {detail}") from error
+    names = {"dev": "dev", "val": "validation", "test": "test"}
+    for split, pattern in task.source.files.items():
+        rows: dict[str, list[list[str]]] = {}
+        for row in loaded[names.get(split, split)]:
+            answer = row["answer"]
+            label = "ABCDEFG"[answer] if isinstance(answer, int) else str(answer)
+            rows.setdefault(row["subject"], []).append([row["question"], *row["choices"], label])
+        for subject, lines in rows.items():
+            path = folder / pattern.format(subject=subject)
+            if subject not in task.subjects:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", encoding="utf-8", newline="") as sink:
+                csv.writer(sink, lineterminator="\n").writerows(lines)

@@ -1,0 +1,95 @@
+"""The exact prompt of any item, before anything heavy happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from ceval_suite.catalog import load_model_spec
+from ceval_suite.errors import ConfigError
+from ceval_suite.prompt import Prompt
+from ceval_suite.run import Prepared
+from ceval_suite.schema import Item
+
+
+def lines(prepared: Prepared) -> Iterator[str]:
+    """One JSON line per item: id, prompt, labels, answer.
+
+    Every item of the split is there, also those whose kind the method cannot score.
+    """
+    for subject in prepared.subjects:
+        renderer = prepared.renderer(subject)
+        for item in prepared.items[subject]:
+            prompt = renderer.render(item)
+            row = {
+                "id": item.id,
+                "prompt": prompt.text,
+                "labels": list(item.labels),
+                "answer": list(item.answer),
+            }
+            yield json.dumps(row, ensure_ascii=False)
+
+
+def text(prepared: Prepared, subject: str, index: int, model: str | None = None) -> str:
+    """Prompt, continuations and gold answer of one item for people; with a model its tokens too.
+
+    Raises:
+        ConfigError: no such row.
+    """
+    items = {item.id.rsplit("/", 1)[-1]: item for item in prepared.items[subject]}
+    if str(index) not in items:
+        raise ConfigError(f"{subject} has rows 0 to {len(items) - 1}; there is no row {index}.")
+    item = items[str(index)]
+    backend_part = ""
+    if model is None:
+        prompt = prepared.renderer(subject).render(item)
+    else:
+        prompt, backend_part = _with_model(prepared, subject, item, model)
+    return "".join(_sections(prepared, prompt)) + backend_part
+
+
+def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
+    item = prompt.item
+    chat = ", chat" if prepared.chat else ""
+    yield f"── {item.id} · {prepared.protocol} · {prompt.shots}-shot{chat} · prompt\n"
+    yield prompt.text
+    yield "⏎\n" if not prompt.text.endswith("\n") else ""
+    if prompt.lead:
+        yield f"── lead, scored after the official prompt: {prompt.lead!r}\n"
+    if prompt.continuations:
+        scored = ", ".join(repr(c) for c in prompt.continuations)
+        yield f"── continuations: {scored}\n"
+    else:
+        yield f"── not scored by this method: kind {item.kind}\n"
+    yield f"── answer: {', '.join(item.answer) or '(no label)'}\n"
+    for note in (prepared.template.note, *item.flags):
+        if note:
+            yield f"── note: {note.strip()}\n"
+
+
+def _with_model(
+    prepared: Prepared, subject: str, item: Item, model: str
+) -> tuple[Prompt, str]:
+    from ceval_suite.backends import loading
+    from ceval_suite.backends.tokens import Encoder
+
+    _, spec = load_model_spec(model)
+    tokenizer = loading.load_tokenizer(spec)
+    wrap = (lambda user: loading.wrap(tokenizer, user)) if prepared.chat else None
+    prompt = prepared.renderer(subject, wrap).render(item)
+    if not prompt.continuations:
+        return prompt, ""
+    request = prompt.request()
+    encoder = Encoder(tokenizer)
+    encoded = encoder.encode([request])
+    (found,) = loading.audit(tokenizer, encoded, [request])
+    out = [
+        f"── {len(encoded[0].head)} tokens before the letter, the last ones: "
+        f"{' '.join(repr(t) for t in found['context_tail'])}\n"
+    ]
+    for continuation, tokens in found["continuations"].items():
+        ids = " ".join(str(i) for i in tokens["ids"])
+        shown = " ".join(repr(t) for t in tokens["tokens"])
+        out.append(f"   {continuation!r} → {shown} ({ids})\n")
+    verdict = "one token each" if found["one_token"] else "scored by full continuation"
+    return prompt, "".join(out) + f"── letters: {verdict}\n"

@@ -1,0 +1,187 @@
+"""A run folder on disk: `run.json`, `records.jsonl`, `summary.json`.
+
+Records are appended one line at a time and flushed; a line torn by a kill is cut off on reopening.
+A folder belongs to one model, protocol and data for ever: opening it for another is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ceval_suite.errors import RunError
+from ceval_suite.schema import Record
+
+FORMAT = 1
+
+_FIELDS = tuple(f.name for f in fields(Record))
+
+
+def safe_name(name: str) -> str:
+    """A name as one folder: everything unusual becomes an underscore."""
+    cleaned = re.sub(r"[^\w.\-]+", "_", name).strip("._")
+    return cleaned or "model"
+
+
+def folder_name(task: str, split: str, shots: int, fingerprint: str) -> str:
+    """`<task>-<split>-<shots>shot-<fingerprint8>`."""
+    return f"{task}-{split}-{shots}shot-{fingerprint[:8]}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file in one step, so that readers never see half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from disk.
+
+    Raises:
+        RunError: unreadable or not an object.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable as JSON ({error}); delete the run folder.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: not a JSON object; delete the run folder.")
+    return content
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """All whole lines of a records file; an unfinished last line is passed over.
+
+    Raises:
+        RunError: a broken line before the last.
+    """
+    if not path.is_file():
+        return
+    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+        try:
+            row = json.loads(line)
+            yield Record(**{name: row[name] for name in _FIELDS})
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: line {number} is broken ({error!r}); remove that line to have its item "
+                "scored again."
+            ) from error
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    lines = content.split(b"\n")
+    lines.pop()  # what follows the last newline: nothing, or a torn line
+    return lines
+
+
+class RunFolder:
+    """One run folder, open for appending; use it as a context manager."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
+        """Create or reopen. `identity` must equal what the folder was made with.
+
+        Raises:
+            RunError: made with another identity, or its records are broken.
+        """
+        self.path = path
+        self.identity = identity
+        self.about = about
+        self._lock = FileLock(path / ".lock")
+        self._stream: Any = None
+        self.done: dict[str, Record] = {}
+
+    def __enter__(self) -> RunFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(
+                f"{self.path} is being written by another run; wait for it or use another --out."
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _open(self) -> None:
+        run = self.path / "run.json"
+        if run.is_file():
+            self._same(read_json(run))
+        else:
+            self.update({})
+        records = self.path / "records.jsonl"
+        self._repair(records)
+        for record in read_records(records):
+            if record.id in self.done:
+                raise RunError(f"{records}: item {record.id} stands twice; delete one line.")
+            self.done[record.id] = record
+        self._stream = records.open("ab")
+
+    def _same(self, run: dict[str, Any]) -> None:
+        stored = run.get("identity", {})
+        if run.get("format") != FORMAT:
+            raise RunError(f"{self.path} has format {run.get('format')}, this is {FORMAT}.")
+        for key, value in self.identity.items():
+            if stored.get(key) != value:
+                raise RunError(
+                    f"{self.path} holds records of another {key} ({_short(stored.get(key))} there, "
+                    f"{_short(value)} now); use another --out, or delete the folder."
+                )
+        self.about = {k: v for k, v in run.items() if k not in ("format", "identity")} | self.about
+
+    @staticmethod
+    def _repair(path: Path) -> None:
+        """Cut off a last line that a kill left unfinished."""
+        if not path.is_file():
+            return
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as stream:
+                stream.truncate(whole)
+
+    def append(self, record: Record) -> None:
+        """Write one record and flush it."""
+        line = json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
+        self._stream.write(line.encode() + b"\n")
+        self._stream.flush()
+        self.done[record.id] = record
+
+    def update(self, about: dict[str, Any]) -> None:
+        """Merge `about` into run.json."""
+        self.about |= about
+        content = {"format": FORMAT, "identity": self.identity, **self.about}
+        write_json(self.path / "run.json", content)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+        self._lock.release()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:16] + "…"
+
+
+def find_runs(folder: Path) -> Iterable[Path]:
+    """All run folders below `folder`, in name order."""
+    return sorted(path.parent for path in folder.rglob("run.json"))

@@ -1,0 +1,179 @@
+"""Summaries of runs → a leaderboard Table, models × protocols; protocols never share a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ceval_suite.errors import RunError
+from ceval_suite.records import find_runs, read_json
+from ceval_suite.report import table
+from ceval_suite.schema import Cell, Estimate, Table
+
+Summary = Mapping[str, Any]
+
+
+def read_summaries(folder: Path) -> list[Summary]:
+    """The summaries of all finished runs below `folder`.
+
+    Raises:
+        RunError: the folder is not there or holds no run.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not exist; give the --out folder of a run.")
+    runs = list(find_runs(folder))
+    if not runs:
+        raise RunError(f"{folder} holds no runs; give the --out folder of a run.")
+    found: list[Summary] = []
+    for run in runs:
+        if (run / "summary.json").is_file():
+            found.append(read_json(run / "summary.json"))
+        else:
+            about = read_json(run / "run.json")
+            found.append(
+                {
+                    "task": about.get("task", run.name),
+                    "model": about.get("identity", {}).get("model", run.parent.name),
+                    "protocol": about.get("protocol", "?"),
+                    "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
+                    "split": about.get("split", ""),
+                    "shots": about.get("shots", 0),
+                    "limit": about.get("limit"),
+                    "chat": about.get("chat", False),
+                    "complete": False,
+                }
+            )
+    return found
+
+
+def _label(summary: Summary) -> str:
+    extra = [f"{summary['shots']}-shot", str(summary["split"])]
+    if summary.get("chat"):
+        extra.append("chat")
+    if summary.get("limit") is not None:
+        extra.append(f"first {summary['limit']} per subject")
+    chosen = summary.get("subjects_chosen")
+    if chosen:
+        extra.append(f"{len(chosen)} of {summary['subjects_total']} subjects")
+    return f"{summary['task']} · {summary['protocol']} ({', '.join(extra)})"
+
+
+def columns(summaries: Iterable[Summary]) -> dict[str, str]:
+    """Protocol fingerprint → column title; titles that would be equal get the fingerprint."""
+    labels = {s["protocol_sha256"]: _label(s) for s in summaries}
+    titles = list(labels.values())
+    return {
+        key: f"{label} #{key[:8]}" if titles.count(label) > 1 else label
+        for key, label in sorted(labels.items(), key=lambda pair: pair[1])
+    }
+
+
+def cell(summary: Summary) -> Cell:
+    """The headline of one run with its interval and n; a dash and the reason if there is none."""
+    if not summary.get("complete"):
+        return table.missing("(unfinished)")
+    if not summary.get("labels"):
+        return table.missing("(no labels)")
+    headline = summary["metrics"].get(summary["headline"])
+    if headline is None:
+        return table.missing("(no average)")
+    found = Estimate(**headline)
+    shown = table.estimate(found)
+    mark = "≈" if at_chance(summary) else ""
+    return Cell(text=f"{mark}{shown.text} n={found.n}", value=shown.value)
+
+
+def at_chance(summary: Summary) -> bool:
+    """Whether guessing lies inside the interval of the accuracy over all items."""
+    micro = summary["metrics"].get("acc/micro")
+    return micro is not None and micro["low"] <= summary["chance"] <= micro["high"]
+
+
+def board(summaries: Sequence[Summary], title: str = "Leaderboard") -> Table:
+    """Models × protocols.
+
+    Raises:
+        RunError: one model has two runs in one column.
+    """
+    heads = columns(summaries)
+    models = sorted({str(s["model"]) for s in summaries})
+    cells: dict[tuple[str, str], Summary] = {}
+    for summary in summaries:
+        key = (str(summary["model"]), str(summary["protocol_sha256"]))
+        if key in cells:
+            raise RunError(f"model '{key[0]}' has two runs of {_label(summary)}; remove one.")
+        cells[key] = summary
+    rows = tuple(
+        (
+            table.text(model),
+            *(
+                cell(cells[model, key]) if (model, key) in cells else table.missing("(not run)")
+                for key in heads
+            ),
+        )
+        for model in models
+    )
+    return Table(
+        title=title,
+        columns=("model", *heads.values()),
+        rows=rows,
+        notes=tuple(_notes(summaries, heads)),
+        numeric=frozenset(range(1, len(heads) + 1)),
+    )
+
+
+def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[str]:
+    yield "percent ± half the 95 % interval; each column is one protocol"
+    seen: set[str] = set()
+    for summary in summaries:
+        key = str(summary["protocol_sha256"])
+        if key in seen or not summary.get("complete") or not summary.get("labels"):
+            continue
+        seen.add(key)
+        headline = str(summary["headline"])
+        other = [m for m in summary["metrics"] if m != headline]
+        text = f"{heads[key]}: {headline}, the official average"
+        if other:
+            text += f"; beside it in summary.json: {', '.join(other)}"
+        scored, total = summary["subjects_scored"], summary["subjects_total"]
+        if scored < total:
+            text += f"; over {scored} of {total} subjects"
+        not_scored = sum(n for kinds in summary["not_scored"].values() for n in kinds.values())
+        if not_scored:
+            text += f"; {not_scored} items not scored by this method (several letters or free text)"
+        yield text
+    lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
+    if lost:
+        yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
+    for summary in summaries:
+        if summary.get("missing"):
+            names = ", ".join(summary["missing"][:5])
+            yield f"{summary['model']}, {summary['task']}: no average, records missing for {names}"
+
+
+def _chance(summary: Summary) -> bool:
+    return bool(summary.get("labels")) and bool(summary["metrics"]) and at_chance(summary)
+
+
+def subjects_table(summary: Summary) -> Table:
+    """Every average, category, group and subject of one run."""
+    rows: list[tuple[Cell, ...]] = []
+
+    def add(kind: str, name: str, found: Mapping[str, Any]) -> None:
+        one = Estimate(**{k: found[k] for k in ("value", "n", "stderr", "low", "high")})
+        rows.append((table.text(kind), table.text(name), table.estimate(one), table.number(one.n)))
+
+    for name, found in summary["metrics"].items():
+        add("average" + (" (official)" if name == summary["headline"] else ""), name, found)
+    for kind in ("categories", "groups"):
+        for name, found in summary[kind].items():
+            add({"categories": "category", "groups": "group"}[kind], name, found[summary["headline"]])
+    for name, found in summary["subjects"].items():
+        add("subject", name, found)
+    return Table(
+        title=f"{summary['model']} on {_label(summary)}",
+        columns=("", "name", "accuracy", "n"),
+        rows=tuple(rows),
+        numeric=frozenset({2, 3}),
+    )

@@ -1,0 +1,191 @@
+"""Tables about what there is: tasks, prompts, models, versions, data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ceval_suite import __version__, catalog
+from ceval_suite.data import Reader, data_roots, find_files
+from ceval_suite.errors import ConfigError, UserError, unknown
+from ceval_suite.report import table
+from ceval_suite.schema import Cell, Item, Table
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "pandas", "scipy", "gguf")
+
+
+def tasks() -> Table:
+    """All tasks."""
+    rows: list[tuple[Cell, ...]] = []
+    for name in catalog.task_names():
+        task = catalog.load_task(name)
+        rows.append(
+            (
+                table.text(name),
+                table.text(task.title),
+                table.text(task.language),
+                table.number(len(task.subjects)),
+                table.text(task.split),
+                table.number(task.counts.get(task.split, 0)),
+                table.number(task.shots),
+                table.text(task.average),
+                table.text(", ".join(catalog.load_prompts(task.prompt))),
+            )
+        )
+    heads = ("task", "title", "language", "subjects", "split", "items", "shots", "average",
+             "protocols")
+    return Table(title="Tasks", columns=heads, rows=tuple(rows), numeric=frozenset({3, 5, 6}))
+
+
+def prompts() -> Table:
+    """All protocols of all prompts files."""
+    rows = [
+        (table.text(name), table.text(protocol), table.text(found.method), table.text(found.source))
+        for name in sorted(catalog.yaml_files("prompts"))
+        for protocol, found in catalog.load_prompts(name).items()
+    ]
+    return Table(
+        title="Prompts", columns=("file", "protocol", "method", "source"), rows=tuple(rows)
+    )
+
+
+def models() -> Table:
+    """All registered models."""
+    rows = [
+        (table.text(name), table.text(spec.backend), table.text(spec.path), table.text(spec.note))
+        for name, spec in catalog.model_specs().items()
+    ]
+    return Table(title="Models", columns=("model", "backend", "path", "note"), rows=tuple(rows))
+
+
+def boards() -> Table:
+    """Board definitions on the search path."""
+    files = {k: v for k, v in catalog.yaml_files("leaderboards").items() if k != "models"}
+    rows = [(table.text(name), table.text(str(path))) for name, path in files.items()]
+    return Table(title="Boards", columns=("board", "file"), rows=tuple(rows))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A task, prompts file or model as plain data.
+
+    Raises:
+        ConfigError: nothing has this name.
+    """
+    if name in catalog.yaml_files("tasks"):
+        return catalog.load_task(name).model_dump(exclude_defaults=True)
+    if name in catalog.model_specs():
+        return {name: catalog.model_specs()[name].model_dump(exclude_defaults=True)}
+    if name in catalog.yaml_files("prompts"):
+        found = catalog.load_prompts(name)
+        return {k: v.model_dump(exclude_defaults=True) for k, v in found.items()}
+    known = [*catalog.yaml_files("tasks"), *catalog.model_specs()]
+    raise ConfigError(unknown("task or model", name, known))
+
+
+def as_yaml(content: dict[str, Any]) -> str:
+    """Plain data as YAML, Chinese unescaped, order kept."""
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=100)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def doctor(data: str | Path | None) -> Table:
+    """Versions, devices, memory and where each task's data was found."""
+    import torch
+
+    rows: list[tuple[Cell, ...]] = [
+        (table.text("ceval-suite"), table.text(__version__)),
+        (table.text("python"), table.text(platform.python_version())),
+        *((table.text(p), table.text(_version(p))) for p in PACKAGES),
+    ]
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda])
+    rows.append((table.text("devices"), table.text(devices)))
+    cache = data_roots()[-1]
+    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
+    rows.append((table.text("cache"), table.text(f"{cache} ({table.gibibytes(free)} free)")))
+    for name in catalog.task_names():
+        try:
+            place = str(find_files(catalog.load_task(name), data).place)
+        except UserError:
+            place = f"not found; run 'ceval-suite data fetch {name}'"
+        rows.append((table.text(f"data: {name}"), table.text(place)))
+    return Table(title="Doctor", columns=("what", "found"), rows=tuple(rows))
+
+
+def _blanks(item: Item) -> int:
+    return len(item.answer) if item.kind == "blanks" else 1
+
+
+def verify(names: list[str], data: str | Path | None) -> tuple[Table, list[str]]:
+    """Counts of every task and split beside the published ones, and what is wrong, in sentences."""
+    rows: list[tuple[Cell, ...]] = []
+    wrong: list[str] = []
+    for name in names:
+        task = catalog.load_task(name)
+        try:
+            files = find_files(task, data)
+        except UserError as error:
+            wrong.append(str(error))
+            rows.append((table.text(name), *[table.missing()] * 7, table.text("not found")))
+            continue
+        for split in task.source.files:
+            cells, problems = _split(task, Reader(task, files), split)
+            rows.append(cells)
+            wrong += problems
+    return Table(
+        title="Benchmark data",
+        columns=("task", "split", "subjects", "items", "published", "sub-questions", "points",
+                 "no label", "verdict"),
+        rows=tuple(rows),
+        numeric=frozenset(range(2, 8)),
+    ), wrong
+
+
+def _split(
+    task: catalog.Task, reader: Reader, split: str
+) -> tuple[tuple[Cell, ...], list[str]]:
+    problems: list[str] = []
+    items: list[Item] = []
+    subjects = 0
+    for subject in task.subjects:
+        try:
+            items += reader.items(subject, split)
+            subjects += 1
+        except UserError as error:
+            problems.append(str(error))
+    blanks = sum(_blanks(item) for item in items)
+    points = sum(item.points * _blanks(item) for item in items)
+    expected = task.counts.get(split)
+    main = split == task.split
+    for what, found, published in (
+        ("items", len(items), expected),
+        ("sub-questions", blanks, task.sub_questions if main else None),
+        ("points", points, task.points if main else None),
+    ):
+        if published is not None and found != published and not problems:
+            problems.append(f"task '{task.name}', {split}: {found} {what}, published {published}.")
+    unlabelled = sum(not item.answer and item.kind != "cloze" for item in items)
+    verdict = "ok" if not problems else f"{len(problems)} problems"
+    cells = (
+        table.text(task.name),
+        table.text(split),
+        table.number(subjects),
+        table.number(len(items)),
+        table.number(expected) if expected is not None else table.missing(),
+        table.number(blanks),
+        table.number(points) if task.points else table.missing(),
+        table.number(unlabelled),
+        table.text(verdict if split not in task.unlabelled else f"{verdict}, labels withheld"),
+    )
+    return cells, problems

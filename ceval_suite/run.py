@@ -1,0 +1,385 @@
+"""The conductor: catalog → data → prompt → backend → answer → records → summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ceval_suite import __version__, metrics
+from ceval_suite.answer import record as judge
+from ceval_suite.backends import open_backend
+from ceval_suite.backends.base import Backend, Say
+from ceval_suite.backends.sources import identity, resolve
+from ceval_suite.catalog import ModelSpec, Task, Template, load_task, load_template
+from ceval_suite.data import Reader, find_files
+from ceval_suite.errors import ConfigError, DataError, PromptError, RunError, unknown
+from ceval_suite.prompt import Prompt, Renderer, Wrap, fingerprint
+from ceval_suite.records import RunFolder, folder_name, read_json, safe_name, write_json
+from ceval_suite.schema import Item, Record
+
+COUNT_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a task is asked for; None means the task's or the template's own."""
+
+    protocol: str | None = None
+    shots: int | None = None
+    split: str | None = None
+    subjects: Sequence[str] | None = None
+    limit: int | None = None
+    data: str | Path | None = None
+    chat: bool = False
+
+
+@dataclass
+class Prepared:
+    """A task read, checked and ready to render."""
+
+    task: Task
+    protocol: str
+    template: Template
+    split: str
+    shots: int
+    limit: int | None
+    chat: bool
+    subjects: list[str]
+    items: dict[str, list[Item]]
+    shown: dict[str, list[Item]]
+    data_sha256: str
+    source: str
+    fingerprint: str
+    not_scored: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+
+    def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
+        """The renderer of one subject."""
+        return Renderer(self.task, self.template, subject, self.shown[subject], wrap)
+
+    def scored(self) -> list[Item]:
+        """Items the template's method can answer, in order."""
+        kinds = self.template.kinds
+        return [i for s in self.subjects for i in self.items[s] if i.kind in kinds and i.labels]
+
+    @property
+    def folder(self) -> str:
+        """Name of the run folder."""
+        return folder_name(self.task.name, self.split, self.shots, self.fingerprint)
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says about the question put to the model."""
+        return {
+            "task": self.task.name,
+            "protocol": self.protocol,
+            "split": self.split,
+            "shots": self.shots,
+            "limit": self.limit,
+            "chat": self.chat,
+            "subjects": self.subjects if len(self.subjects) < len(self.task.subjects) else None,
+            "data": {"sha256": self.data_sha256, "source": self.source},
+            "method": self.template.method,
+            "note": self.template.note,
+            "not_scored": self.not_scored,
+        }
+
+
+def prepare(name: str, chosen: Selection) -> Prepared:
+    """Read and check everything about a task that needs no model.
+
+    Raises:
+        ConfigError: unknown task, protocol or subject; shots the protocol does not have.
+        DataError: files missing, incomplete or broken.
+    """
+    task = load_task(name)
+    protocol, template = load_template(task, chosen.protocol)
+    split = chosen.split or task.split
+    if split not in task.source.files:
+        raise ConfigError(f"task '{name}': " + unknown("split", split, task.source.files))
+    shots = _shots(task, protocol, template, chosen.shots)
+    if shots and split == task.shot_split:
+        raise DataError(
+            f"task '{name}': split '{split}' holds the shots themselves and is never scored; "
+            f"score {task.split} instead."
+        )
+    subjects = _subjects(task, template, chosen.subjects)
+    reader = Reader(task, find_files(task, chosen.data))
+    items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
+    shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
+    not_scored = {
+        s: dict(Counter(i.kind for i in items[s] if i.kind not in template.kinds or not i.labels))
+        for s in subjects
+    }
+    return Prepared(
+        task=task,
+        protocol=protocol,
+        template=template,
+        split=split,
+        shots=shots,
+        limit=chosen.limit,
+        chat=chosen.chat,
+        subjects=subjects,
+        items=items,
+        shown=shown,
+        data_sha256=reader.sha256,
+        source=str(reader.files.place),
+        fingerprint=fingerprint(
+            task,
+            template,
+            data_sha256=reader.sha256,
+            split=split,
+            subjects=subjects,
+            limit=chosen.limit,
+            shots=shots,
+            chat=chosen.chat,
+        ),
+        not_scored={s: kinds for s, kinds in not_scored.items() if kinds},
+    )
+
+
+def _shots(task: Task, protocol: str, template: Template, asked: int | None) -> int:
+    fixed = template.shots
+    if fixed is not None:
+        if asked not in (None, fixed):
+            raise ConfigError(
+                f"task '{task.name}': protocol '{protocol}' is {fixed}-shot; drop --shots {asked}."
+            )
+        return fixed
+    shots = task.shots if asked is None else asked
+    if shots and task.shot_split is None:
+        raise ConfigError(f"task '{task.name}' has no shots to show; drop --shots {asked}.")
+    return shots
+
+
+def _shown(task: Task, subject: str, shots: list[Item], wanted: int) -> list[Item]:
+    # AGIEval's csv holds three to five shots by file: as many as there are, up to the wanted number
+    if len(shots) < wanted and task.source.shots_file is None:
+        raise ConfigError(
+            f"task '{task.name}': {subject} has {len(shots)} shots, {wanted} were asked for."
+        )
+    return shots[:wanted]
+
+
+def _subjects(task: Task, template: Template, asked: Sequence[str] | None) -> list[str]:
+    allowed = [s for s in task.subjects if template.subjects is None or s in template.subjects]
+    if not allowed:
+        raise ConfigError(f"task '{task.name}': this protocol covers none of its subjects.")
+    if asked is None:
+        return allowed
+    for subject in asked:
+        if subject not in task.subjects:
+            raise ConfigError(f"task '{task.name}': " + unknown("subject", subject, task.subjects))
+        if subject not in allowed:
+            raise ConfigError(f"task '{task.name}': this protocol leaves out '{subject}'.")
+    return [s for s in allowed if s in asked]
+
+
+def render(prepared: Prepared, items: Sequence[Item], backend: Backend) -> list[Prompt]:
+    """Prompts of the items, fitted into the backend's context by the benchmark's own rule.
+
+    Raises:
+        PromptError: one does not fit even without shots.
+    """
+    wrap = backend.wrap if prepared.chat else None
+    renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
+    prompts = [renderers[item.subject].render(item) for item in items]
+    out: list[Prompt] = []
+
+    def count(text: str) -> int:
+        return backend.count_tokens([text], template_tokens=prepared.chat)[0]
+
+    for start in range(0, len(prompts), COUNT_CHUNK):
+        chunk = prompts[start : start + COUNT_CHUNK]
+        texts = [p.text + p.lead for p in chunk]
+        lengths = backend.count_tokens(texts, template_tokens=prepared.chat)
+        for prompt, length in zip(chunk, lengths, strict=True):
+            if length >= backend.max_length:
+                fitted = renderers[prompt.item.subject]
+                prompt = fitted.fit(prompt.item, count, backend.max_length)
+            out.append(prompt)
+    return out
+
+
+@dataclass
+class Watch:
+    """What a person sees while a run goes on; every field may be replaced."""
+
+    say: Say = lambda _: None
+    start: Callable[[str, int, int], None] = lambda _name, _total, _done: None
+    step: Callable[[Record], None] = lambda _: None
+    stop: Callable[[], None] = lambda: None
+
+
+def evaluate(
+    model: str,
+    spec: ModelSpec,
+    tasks: Sequence[Prepared],
+    out: Path,
+    watch: Watch | None = None,
+) -> list[Path]:
+    """Score one model on the prepared tasks; finished records are reused, never repeated.
+
+    The model is loaded only when something is left to score.
+
+    Returns:
+        The run folders, in the order of `tasks`.
+
+    Raises:
+        UserError: anything a user can put right; finished records are kept.
+    """
+    watch = watch or Watch()
+    who = identity(spec, resolve(spec))
+    backend: Backend | None = None
+    folders: list[Path] = []
+    for prepared in tasks:
+        folder = out / safe_name(model) / prepared.folder
+        folders.append(folder)
+        if _complete(folder, prepared, who, model):
+            watch.say(f"{prepared.task.name}: reused {folder}")
+            continue
+        if backend is None:
+            watch.say(f"loading {model}")
+            backend = open_backend(spec, watch.say)
+        _score(model, spec, who, prepared, folder, backend, watch)
+    return folders
+
+
+def _run_identity(prepared: Prepared, who: dict[str, Any], model: str) -> dict[str, Any]:
+    return {"protocol_sha256": prepared.fingerprint, "model": model, **who}
+
+
+def _complete(folder: Path, prepared: Prepared, who: dict[str, Any], model: str) -> bool:
+    """Whether the folder's summary already answers this very question for this very model."""
+    if not (folder / "summary.json").is_file() or not (folder / "run.json").is_file():
+        return False
+    same = read_json(folder / "run.json").get("identity") == _run_identity(prepared, who, model)
+    summary = read_json(folder / "summary.json")
+    return same and bool(summary.get("complete"))
+
+
+def _score(
+    model: str,
+    spec: ModelSpec,
+    who: dict[str, Any],
+    prepared: Prepared,
+    folder: Path,
+    backend: Backend,
+    watch: Watch,
+) -> None:
+    begun = time.perf_counter()
+    about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
+    about |= prepared.about() | {"ceval_suite": __version__}
+    items = prepared.scored()
+    with RunFolder(folder, _run_identity(prepared, who, model), about) as run:
+        _same_numerics(run, backend)
+        strays = set(run.done) - {item.id for item in items}
+        if strays:
+            raise RunError(f"{folder}: item {min(strays)} does not belong to this run; delete it.")
+        left = [item for item in items if item.id not in run.done]
+        prompts = render(prepared, left, backend)
+        by_id = {prompt.item.id: prompt for prompt in prompts}
+        _say_fitting(prepared, prompts, watch)
+        letters = backend.audit([p.request() for p in prompts[:1]])
+        run.update({"engine": backend.describe(), "letters": letters})
+        watch.start(prepared.task.name, len(items), len(run.done))
+        scoring = time.perf_counter()
+        try:
+            for reply in backend.ask([p.request() for p in prompts]):
+                record = judge(by_id[reply.id], reply, prepared.template.match)
+                run.append(record)
+                watch.step(record)
+        finally:
+            watch.stop()
+            now = time.perf_counter()
+            before = run.about.get("seconds", {})
+            run.update(
+                {
+                    "engine": backend.describe(),
+                    "tokens": backend.describe().get("tokens", {}),
+                    "seconds": {
+                        "scoring": before.get("scoring", 0.0) + now - scoring,
+                        "rest": before.get("rest", 0.0) + scoring - begun,
+                    },
+                }
+            )
+        write_json(folder / "summary.json", summary(prepared, model, run))
+
+
+def _same_numerics(run: RunFolder, backend: Backend) -> None:
+    before = run.about.get("engine", {}).get("dtype")
+    now = backend.describe().get("dtype")
+    if run.done and before not in (None, now):
+        raise RunError(
+            f"{run.path} holds records computed in {before}, this run computes in {now}; give "
+            f"--dtype {before} or another --out."
+        )
+
+
+def _say_fitting(prepared: Prepared, prompts: Sequence[Prompt], watch: Watch) -> None:
+    full = {s: len(shots) for s, shots in prepared.shown.items()}
+    fewer = sum(p.shots < full[p.item.subject] for p in prompts)
+    if fewer:
+        watch.say(
+            f"{prepared.task.name}: {fewer} of {len(prompts)} prompts show fewer shots to fit the "
+            "context (whole shots only; the count of each is in summary.json)"
+        )
+    if prepared.not_scored:
+        total = sum(n for kinds in prepared.not_scored.values() for n in kinds.values())
+        watch.say(
+            f"{prepared.task.name}: {total} items are not scored by this method "
+            f"({describe_not_scored(prepared.not_scored)})"
+        )
+
+
+def describe_not_scored(not_scored: dict[str, dict[str, int]]) -> str:
+    """`subject 64 multi, …` for people."""
+    return ", ".join(
+        f"{subject} {n} {kind}"
+        for subject, kinds in not_scored.items()
+        for kind, n in kinds.items()
+    )
+
+
+def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
+    """The content of summary.json, from the records alone and the prepared task."""
+    items = prepared.scored()
+    expected = Counter(item.subject for item in items)
+    ordered = [run.done[item.id] for item in items if item.id in run.done]
+    found = metrics.summarize(prepared.task, ordered, expected)
+    chosen = prepared.about()
+    return {
+        "task": prepared.task.name,
+        "model": model,
+        "protocol": prepared.protocol,
+        "split": prepared.split,
+        "shots": prepared.shots,
+        "limit": prepared.limit,
+        "chat": prepared.chat,
+        "protocol_sha256": prepared.fingerprint,
+        "complete": len(ordered) == len(items),
+        **found,
+        "subjects_chosen": chosen["subjects"],
+        "subjects_scored": len(expected),
+        "subjects_total": len(prepared.task.subjects),
+        "fewer_shots": sum(
+            r.shots < len(prepared.shown[r.subject]) for r in ordered
+        ),
+        "not_scored": prepared.not_scored,
+        "tokens": run.about.get("tokens", {}),
+        "seconds": run.about.get("seconds", {}),
+        "engine": run.about.get("engine", {}).get("path", {}),
+    }
+
+
+def first_prompt_error(prepared: Prepared) -> PromptError | None:
+    """Render one item of each subject without a model; the first error, if any."""
+    for subject in prepared.subjects:
+        for item in prepared.items[subject][:1]:
+            try:
+                prepared.renderer(subject).render(item)
+            except PromptError as error:
+                return error
+    return None

@@ -1,0 +1,125 @@
+"""The nouns: frozen data in flight, from a benchmark file to a table.
+
+Item → Request → Reply → Record → Estimate → Table. Nothing here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["single", "multi", "blanks", "cloze"]
+"""single: one letter; multi: a set of letters; blanks: several letters in order; cloze: free text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One question with its choices, as published.
+
+    `id` is `<task>/<split>/<subject>/<row>` with the 0-based row of the published file. `options`
+    are the strings as printed there (AGIEval's carry `(A)` prefixes); `choices` are the same texts
+    without their prefix, one per entry of `labels`, in printed order. `answer` holds the gold
+    letters (in order for `blanks`; sorted for `multi`; empty when the file withholds or lacks
+    them), `answer_text` the label exactly as the published file prints it when the item serves
+    as a shot. `points` is what one answered sub-question is worth. `cluster` is equal for items
+    that share a passage. `flags` name known troubles (`image`: needs a picture that is not there).
+    """
+
+    id: str
+    subject: str
+    question: str
+    options: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    answer: tuple[str, ...] = ()
+    answer_text: str = ""
+    kind: Kind = "single"
+    passage: str = ""
+    explanation: str = ""
+    points: float = 1.0
+    cluster: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question put to a model: score each continuation after the context.
+
+    `template_tokens` is true when the context came out of a chat template, which writes the
+    special tokens itself, so that none may be added.
+    """
+
+    id: str
+    context: str
+    continuations: tuple[str, ...]
+    template_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a model answered: one value per continuation, in the request's order.
+
+    `logprobs` are natural logarithms over the full vocabulary, summed over a continuation's
+    tokens. `logits` are the raw float32 head outputs when every continuation is one token, else
+    empty. `choice_mass` is the probability of all continuations together.
+    """
+
+    id: str
+    logprobs: tuple[float, ...]
+    logits: tuple[float, ...] = ()
+    num_tokens: int = 0
+    choice_mass: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of `records.jsonl`; field order is the order on disk.
+
+    `correct` and `score` are None when the item has no gold label. `score` is the share of the
+    item's points that were earned, in [0, 1].
+    """
+
+    id: str
+    subject: str
+    answer: list[str]
+    prediction: list[str]
+    correct: bool | None
+    score: float | None
+    logits: dict[str, float]
+    logprobs: dict[str, float]
+    choice_mass: float
+    tie: bool
+    text: str | None
+    shots: int
+    prompt_tokens: int
+    prompt_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A measured value with its number of items, standard error and 95 % interval."""
+
+    value: float
+    n: int
+    stderr: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One table cell: what to print, and the number behind it for machines."""
+
+    text: str
+    value: float | int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Columns, rows of cells and notes, ready for any rendering."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    numeric: frozenset[int] = field(default_factory=frozenset[int])
