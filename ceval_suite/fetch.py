@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 from filelock import FileLock
 
-from ceval_suite.catalog import Download, Task
-from ceval_suite.data import cache_dir, find_files
 from ceval_suite.errors import DataError
+from ceval_suite.files import cache_dir, find_files
+from ceval_suite.specs import Download, Task
 
 Progress = Callable[[str, int, int | None], None]
 """(file, bytes so far, bytes in all or None)"""

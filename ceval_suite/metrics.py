@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ceval_suite import stats
-from ceval_suite.catalog import Task
 from ceval_suite.schema import Estimate, Record
+from ceval_suite.specs import Task
 
 HEADLINES = {"micro": "acc/micro", "macro": "acc/macro", "points": "points"}
 
@@ -54,9 +54,7 @@ def chance(records: Sequence[Record]) -> float:
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def summarize(
-    task: Task, records: Sequence[Record], expected: Mapping[str, int]
-) -> dict[str, Any]:
+def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]) -> dict[str, Any]:
     """All metrics of a run, in the shape of `summary.json`.
 
     `expected` says how many records each subject should have. Averages appear only when all are
@@ -106,5 +104,5 @@ def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
         "letters": {
             label: {"predicted": predicted[label], "gold": gold[label]} for label in letters
         },
-        "shots": dict(sorted(Counter(str(record.shots) for record in records).items())),
+        "shots_shown": dict(sorted(Counter(str(record.shots) for record in records).items())),
     }

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ConfigError
+from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
-from ceval_suite.run import Prepared
 from ceval_suite.schema import Item
 
 
@@ -67,15 +67,17 @@ def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
             yield f"── note: {note.strip()}\n"
 
 
-def _with_model(
-    prepared: Prepared, subject: str, item: Item, model: str
-) -> tuple[Prompt, str]:
+def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tuple[Prompt, str]:
     from ceval_suite.backends import loading
     from ceval_suite.backends.tokens import Encoder
 
     _, spec = load_model_spec(model)
     tokenizer = loading.load_tokenizer(spec)
-    wrap = (lambda user: loading.wrap(tokenizer, user)) if prepared.chat else None
+
+    def in_chat(user: str) -> str:
+        return loading.wrap(tokenizer, user)
+
+    wrap = in_chat if prepared.chat else None
     prompt = prepared.renderer(subject, wrap).render(item)
     if not prompt.continuations:
         return prompt, ""
@@ -83,10 +85,8 @@ def _with_model(
     encoder = Encoder(tokenizer)
     encoded = encoder.encode([request])
     (found,) = loading.audit(tokenizer, encoded, [request])
-    out = [
-        f"── {len(encoded[0].head)} tokens before the letter, the last ones: "
-        f"{' '.join(repr(t) for t in found['context_tail'])}\n"
-    ]
+    shown_tail = " ".join(repr(t) for t in found["context_tail"])
+    out = [f"── {len(encoded[0].head)} tokens before the letter, the last: {shown_tail}\n"]
     for continuation, tokens in found["continuations"].items():
         ids = " ".join(str(i) for i in tokens["ids"])
         shown = " ".join(repr(t) for t in tokens["tokens"])

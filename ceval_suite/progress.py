@@ -79,9 +79,7 @@ class Items:
         if done:
             self._line(f"{name}: {done} of {total} items were finished before")
         if self._bar is not None:
-            self._task = self._bar.add_task(
-                name, total=total, completed=done, rate="", accuracy=""
-            )
+            self._task = self._bar.add_task(name, total=total, completed=done, rate="", accuracy="")
 
     def _step(self, record: Record) -> None:
         self._done += 1

@@ -16,9 +16,10 @@ from typing import Any
 
 import jinja2
 
-from ceval_suite.catalog import Subject, Task, Template, environment
+from ceval_suite.catalog import environment
 from ceval_suite.errors import PromptError
 from ceval_suite.schema import Item, Request
+from ceval_suite.specs import Subject, Task, Template
 
 Wrap = Callable[[str], str]
 """A user's turn → the text up to the start of the assistant's turn, special tokens included."""
@@ -193,8 +194,6 @@ def _gold_option(shot: Item) -> str:
 
 def _table_row(row: Subject) -> dict[str, Any]:
     return row.model_dump(include={"title", "category", "language", "exam", "type"})
-
-
 
 
 def fingerprint(

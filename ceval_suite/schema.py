@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["single", "multi", "blanks", "cloze"]
-"""single: one letter; multi: a set of letters; blanks: several letters in order; cloze: free text."""
+"""single: one letter; multi: a set; blanks: several letters in order; cloze: free text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

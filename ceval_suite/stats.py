@@ -34,7 +34,7 @@ def weighted(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
 
     With equal weights this is a macro average, whose error is √(Σ se²)/k and not the mean of the
     errors. Subjects in which every item was right or wrong have no observed variance; theirs is
-    taken from their Wilson interval, so that a macro average over small subjects is not overly sure.
+    taken from their Wilson interval, so that a mean over small subjects is not overly sure.
     The interval is normal, cut at 0 and 1.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.catalog import ModelSpec
 from ceval_suite.errors import ModelError, unknown
+from ceval_suite.specs import ModelSpec
 
 BACKENDS = {"hf": "ceval_suite.backends.hf:HFBackend"}
 

@@ -137,7 +137,7 @@ def attend(
     causal: bool,
     scaling: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention and its log-sum-exp; [n, H, L, D] with equal heads → [n, H, L, D], [n, H, L].
+    """Softmax attention [n, H, L, D] with equal heads, and its log-sum-exp [n, H, L].
 
     On CPUs torch's own fused kernel, which returns both; elsewhere the products themselves, with
     the softmax in float32.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def plan(rows: Sequence[Row], min_stem: int = MIN_STEM) -> Stem:
     sum of all segments' tokens is what will be computed.
     """
     merged = merge_rows(rows)
-    heads = [common(a.tokens, b.tokens) for a, b in zip(merged, merged[1:], strict=False)]
+    heads = [common(a.tokens, b.tokens) for a, b in pairwise(merged)]
     root = Stem(Segment(0, np.empty(0, np.int32), []))
     # explicit stack: (rows first..last, tokens already above, stem to hang them on)
     todo = [(0, len(merged), 0, root)]

@@ -18,9 +18,9 @@ from ceval_suite.backends import attention, loading
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Read, Row, Segment, Stem, pack, plan, planned_tokens
 from ceval_suite.backends.tokens import Encoded, Encoder, rows
-from ceval_suite.catalog import ModelSpec
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
+from ceval_suite.specs import ModelSpec
 
 PACK_TOKENS = 1024
 HEAD_ROWS = 16384
@@ -54,7 +54,7 @@ class Float32Head(torch.nn.Module):
         hidden = hidden.float()
         if self.inner.weight.dtype == torch.float32:
             return torch.nn.functional.linear(hidden, self.inner.weight, self.inner.bias)
-        bias = self.inner.bias
+        bias: Any = self.inner.bias
         parts = [
             torch.nn.functional.linear(
                 hidden,
@@ -289,8 +289,15 @@ class HFBackend:
             plain = letters(self._plain(sample))
             packed = letters(self._packed(sample))
             worst = max(abs(plain[key] - packed[key]) for key in plain)
-        except (attention.NotPacked, RuntimeError, ValueError, TypeError, AttributeError,
-                KeyError, IndexError) as error:
+        except (
+            attention.NotPacked,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            IndexError,
+        ) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -6,6 +6,8 @@ allows it.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,9 @@ from typing import Any
 
 from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve
 from ceval_suite.backends.tokens import Encoded
-from ceval_suite.catalog import ModelSpec
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Request
+from ceval_suite.specs import ModelSpec
 
 
 @dataclass
@@ -43,9 +45,7 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
     if where.suffix == ".gguf":
         _check_gguf(where)
         where, source["gguf_file"] = where.parent, where.name
-    elif where.is_dir() and not any(
-        (where / name).is_file() for name in TOKENIZER_FILES[:7]
-    ):
+    elif where.is_dir() and not any((where / name).is_file() for name in TOKENIZER_FILES[:7]):
         raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -82,12 +82,14 @@ def load(spec: ModelSpec) -> Loaded:
         # a GGUF file stores quantised blocks: it has no dtype of its own to read
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
         dtype = _dtype(spec, config, device)
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=None if spec.allow_pickle else True, **source
-        )
+        # the GGUF reader draws a bar of its own that no setting turns off
+        with contextlib.redirect_stderr(io.StringIO()):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, use_safetensors=None if spec.allow_pickle else True, **source
+            )
     except Exception as error:  # transformers raises anything here
         raise _wrapped(spec, "the checkpoint", error) from error
-    model = model.to(device).eval()
+    model: Any = loaded.to(device).eval()
     _check_sizes(spec, model, tokenizer)
     about = {
         "name_or_path": spec.path,

@@ -20,13 +20,21 @@ from typing import Any
 
 from filelock import FileLock
 
-from ceval_suite.catalog import ModelSpec
-from ceval_suite.data import cache_dir
 from ceval_suite.errors import ModelError
+from ceval_suite.files import cache_dir
+from ceval_suite.specs import ModelSpec
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
 )
 
 SAMPLE = 2**20
@@ -130,7 +138,8 @@ def weights_fingerprint(path: Path) -> str:
         [path]
         if path.is_file()
         else sorted(
-            p for p in path.iterdir()
+            p
+            for p in path.iterdir()
             if p.suffix in {".safetensors", ".gguf", ".bin"} or p.name == "config.json"
         )
     )

@@ -127,8 +127,10 @@ def _spliced(context: Tokens, tail: Tokens, joined: Sequence[Tokens]) -> list[To
         if np.array_equal(tail[skip:], context[-m:]):
             head = context[:-m]
             # the first tokens of the tail must survive the continuation, or the cut was no border
-            if any(len(j) < skip + 2 or not np.array_equal(j[: skip + 2], tail[: skip + 2])
-                   for j in joined):
+            if any(
+                len(j) < skip + 2 or not np.array_equal(j[: skip + 2], tail[: skip + 2])
+                for j in joined
+            ):
                 return None
             return [np.concatenate([head, j[skip:]]) for j in joined]
     return None

@@ -48,15 +48,18 @@ def read_summaries(folder: Path) -> list[Summary]:
 
 
 def _label(summary: Summary) -> str:
-    extra = [f"{summary['shots']}-shot", str(summary["split"])]
-    if summary.get("chat"):
-        extra.append("chat")
+    """What a column holds, short: task, wording, shots, and whatever departs from the usual."""
+    extra: list[str] = ["chat"] if summary.get("chat") else []
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
     chosen = summary.get("subjects_chosen")
     if chosen:
         extra.append(f"{len(chosen)} of {summary['subjects_total']} subjects")
-    return f"{summary['task']} · {summary['protocol']} ({', '.join(extra)})"
+    departs = f" ({', '.join(extra)})" if extra else ""
+    return (
+        f"{summary['task']} {summary['split']}, {summary['protocol']}, "
+        f"{summary['shots']}-shot{departs}"
+    )
 
 
 def columns(summaries: Iterable[Summary]) -> dict[str, str]:
@@ -166,9 +169,9 @@ def subjects_table(summary: Summary) -> Table:
 
     for name, found in summary["metrics"].items():
         add("average" + (" (official)" if name == summary["headline"] else ""), name, found)
-    for kind in ("categories", "groups"):
-        for name, found in summary[kind].items():
-            add({"categories": "category", "groups": "group"}[kind], name, found[summary["headline"]])
+    for kinds, kind in (("categories", "category"), ("groups", "group")):
+        for name, found in summary[kinds].items():
+            add(kind, name, found[summary["headline"]])
     for name, found in summary["subjects"].items():
         add("subject", name, found)
     return Table(

@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 
 from ceval_suite import __version__, catalog
-from ceval_suite.data import Reader, data_roots, find_files
+from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, UserError, unknown
+from ceval_suite.files import data_roots, find_files
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Item, Table
+from ceval_suite.specs import Task
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "pandas", "scipy", "gguf")
 
@@ -37,8 +39,17 @@ def tasks() -> Table:
                 table.text(", ".join(catalog.load_prompts(task.prompt))),
             )
         )
-    heads = ("task", "title", "language", "subjects", "split", "items", "shots", "average",
-             "protocols")
+    heads = (
+        "task",
+        "title",
+        "language",
+        "subjects",
+        "split",
+        "items",
+        "shots",
+        "average",
+        "protocols",
+    )
     return Table(title="Tasks", columns=heads, rows=tuple(rows), numeric=frozenset({3, 5, 6}))
 
 
@@ -145,16 +156,23 @@ def verify(names: list[str], data: str | Path | None) -> tuple[Table, list[str]]
             wrong += problems
     return Table(
         title="Benchmark data",
-        columns=("task", "split", "subjects", "items", "published", "sub-questions", "points",
-                 "no label", "verdict"),
+        columns=(
+            "task",
+            "split",
+            "subjects",
+            "items",
+            "published",
+            "sub-questions",
+            "points",
+            "no label",
+            "verdict",
+        ),
         rows=tuple(rows),
         numeric=frozenset(range(2, 8)),
     ), wrong
 
 
-def _split(
-    task: catalog.Task, reader: Reader, split: str
-) -> tuple[tuple[Cell, ...], list[str]]:
+def _split(task: Task, reader: Reader, split: str) -> tuple[tuple[Cell, ...], list[str]]:
     problems: list[str] = []
     items: list[Item] = []
     subjects = 0

@@ -1,0 +1,171 @@
+"""A task read, checked and ready to render: everything about a run that needs no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ceval_suite.catalog import load_task, load_template
+from ceval_suite.data import Reader
+from ceval_suite.errors import ConfigError, DataError, unknown
+from ceval_suite.files import find_files
+from ceval_suite.prompt import Renderer, Wrap, fingerprint
+from ceval_suite.records import folder_name
+from ceval_suite.schema import Item
+from ceval_suite.specs import Task, Template
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a task is asked for; None means the task's or the template's own."""
+
+    protocol: str | None = None
+    shots: int | None = None
+    split: str | None = None
+    subjects: Sequence[str] | None = None
+    limit: int | None = None
+    data: str | Path | None = None
+    chat: bool = False
+
+
+@dataclass
+class Prepared:
+    """A task read, checked and ready to render."""
+
+    task: Task
+    protocol: str
+    template: Template
+    split: str
+    shots: int
+    limit: int | None
+    chat: bool
+    subjects: list[str]
+    items: dict[str, list[Item]]
+    shown: dict[str, list[Item]]
+    data_sha256: str
+    source: str
+    fingerprint: str
+    not_scored: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+
+    def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
+        """The renderer of one subject."""
+        return Renderer(self.task, self.template, subject, self.shown[subject], wrap)
+
+    def scored(self) -> list[Item]:
+        """Items the template's method can answer, in order."""
+        kinds = self.template.kinds
+        return [i for s in self.subjects for i in self.items[s] if i.kind in kinds and i.labels]
+
+    @property
+    def folder(self) -> str:
+        """Name of the run folder."""
+        return folder_name(self.task.name, self.split, self.shots, self.fingerprint)
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says about the question put to the model."""
+        return {
+            "task": self.task.name,
+            "protocol": self.protocol,
+            "split": self.split,
+            "shots": self.shots,
+            "limit": self.limit,
+            "chat": self.chat,
+            "subjects": self.subjects if len(self.subjects) < len(self.task.subjects) else None,
+            "data": {"sha256": self.data_sha256, "source": self.source},
+            "method": self.template.method,
+            "note": self.template.note,
+            "not_scored": self.not_scored,
+        }
+
+
+def prepare(name: str, chosen: Selection) -> Prepared:
+    """Read and check everything about a task that needs no model.
+
+    Raises:
+        ConfigError: unknown task, protocol or subject; shots the protocol does not have.
+        DataError: files missing, incomplete or broken.
+    """
+    task = load_task(name)
+    protocol, template = load_template(task, chosen.protocol)
+    split = chosen.split or task.split
+    if split not in task.source.files:
+        raise ConfigError(f"task '{name}': " + unknown("split", split, task.source.files))
+    shots = _shots(task, protocol, template, chosen.shots)
+    if shots and split == task.shot_split:
+        raise DataError(
+            f"task '{name}': split '{split}' holds the shots themselves and is never scored; "
+            f"score {task.split} instead."
+        )
+    subjects = _subjects(task, template, chosen.subjects)
+    reader = Reader(task, find_files(task, chosen.data))
+    items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
+    shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
+    not_scored = {
+        s: dict(Counter(i.kind for i in items[s] if i.kind not in template.kinds or not i.labels))
+        for s in subjects
+    }
+    return Prepared(
+        task=task,
+        protocol=protocol,
+        template=template,
+        split=split,
+        shots=shots,
+        limit=chosen.limit,
+        chat=chosen.chat,
+        subjects=subjects,
+        items=items,
+        shown=shown,
+        data_sha256=reader.sha256,
+        source=str(reader.files.place),
+        fingerprint=fingerprint(
+            task,
+            template,
+            data_sha256=reader.sha256,
+            split=split,
+            subjects=subjects,
+            limit=chosen.limit,
+            shots=shots,
+            chat=chosen.chat,
+        ),
+        not_scored={s: kinds for s, kinds in not_scored.items() if kinds},
+    )
+
+
+def _shots(task: Task, protocol: str, template: Template, asked: int | None) -> int:
+    fixed = template.shots
+    if fixed is not None:
+        if asked not in (None, fixed):
+            raise ConfigError(
+                f"task '{task.name}': protocol '{protocol}' is {fixed}-shot; drop --shots {asked}."
+            )
+        return fixed
+    shots = task.shots if asked is None else asked
+    if shots and task.shot_split is None:
+        raise ConfigError(f"task '{task.name}' has no shots to show; drop --shots {asked}.")
+    return shots
+
+
+def _shown(task: Task, subject: str, shots: list[Item], wanted: int) -> list[Item]:
+    # AGIEval's csv holds three to five shots by file: as many as there are, up to the wanted number
+    if len(shots) < wanted and task.source.shots_file is None:
+        raise ConfigError(
+            f"task '{task.name}': {subject} has {len(shots)} shots, {wanted} were asked for."
+        )
+    return shots[:wanted]
+
+
+def _subjects(task: Task, template: Template, asked: Sequence[str] | None) -> list[str]:
+    allowed = [s for s in task.subjects if template.subjects is None or s in template.subjects]
+    if not allowed:
+        raise ConfigError(f"task '{task.name}': this protocol covers none of its subjects.")
+    if asked is None:
+        return allowed
+    for subject in asked:
+        if subject not in task.subjects:
+            raise ConfigError(f"task '{task.name}': " + unknown("subject", subject, task.subjects))
+        if subject not in allowed:
+            raise ConfigError(f"task '{task.name}': this protocol leaves out '{subject}'.")
+    return [s for s in allowed if s in asked]
