@@ -189,6 +189,8 @@ def preview(
 
     if format not in ("text", "jsonl"):
         raise ConfigError(unknown("format", format, ["text", "jsonl"]))
+    if chat and model is None:
+        raise ConfigError("--chat needs --model: the chat template is the model's own.")
     subjects = [subject] if subject else None
     prepared = prepare(task, Selection(protocol, shots, split, subjects, None, data, chat))
     if format == "jsonl":

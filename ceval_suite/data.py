@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from ceval_suite.errors import DataError
@@ -54,7 +55,13 @@ class Reader:
         try:
             return self._bytes(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.files.where(name)}: not UTF-8 ({error}).") from error
+            raise _broken(self.files.where(name), f"not UTF-8 ({error})") from error
+
+    def _rows(self, name: str) -> list[list[str]]:
+        try:
+            return list(csv.reader(io.StringIO(self._text(name), newline="")))
+        except csv.Error as error:
+            raise _broken(self.files.where(name), f"not a csv file ({error})") from error
 
     def items(self, subject: str, split: str, *, counted: bool = True) -> list[Item]:
         """All items of one subject and split, in file order.
@@ -103,8 +110,7 @@ class Reader:
         columns = self.task.source.columns
         if columns is None:
             raise DataError(f"task '{self.task.name}': layout csv needs source.columns.")
-        rows = list(csv.reader(io.StringIO(self._text(name), newline="")))
-        where = self.files.where(name)
+        where, rows = self.files.where(name), self._rows(name)
         width = len(rows[0]) if rows else 0
         position = _positions(columns, rows, where, split in self.task.unlabelled)
         first = 1 if isinstance(columns.question, str) else 0
@@ -129,19 +135,14 @@ class Reader:
         where: str,
     ) -> Item:
         if len(row) != width:
-            raise DataError(
-                f"{where}: row {index} has {len(row)} columns where the others have {width}; "
-                "a quote or comma is probably broken."
-            )
+            what = f"row {index} has {len(row)} columns where the first line has {width}"
+            raise _broken(where, f"{what} (a quote or comma is probably wrong)")
         choices = tuple(row[position[f"choice{i}"]] for i in range(len(labels)))
         answer = row[position["answer"]] if "answer" in position else ""
         if not answer.strip() and split not in self.task.unlabelled:
-            raise DataError(f"{where}: row {index} has no label.")
+            raise _broken(where, f"row {index} has no label")
         if answer.strip() and answer.strip() not in labels:
-            raise DataError(
-                f"{where}: row {index} has the label '{answer}', which is none of "
-                f"{', '.join(labels)}."
-            )
+            raise _broken(where, f"row {index}: label '{answer}' is none of {', '.join(labels)}")
         return Item(
             id=f"{self.task.name}/{split}/{subject}/{index}",
             subject=subject,
@@ -160,7 +161,8 @@ class Reader:
     def _agieval(self, subject: str, split: str, name: str) -> list[Item]:
         where = self.files.where(name)
         items: list[Item] = []
-        for index, line in enumerate(self._text(name).splitlines()):
+        # not splitlines(): a text may hold U+2028 and other line separators
+        for index, line in enumerate(self._text(name).split("\n")):
             if not line.strip():
                 continue
             try:
@@ -168,33 +170,28 @@ class Reader:
                 id = f"{self.task.name}/{split}/{subject}/{index}"
                 items.append(agieval_item(id, subject, self.task.subjects[subject], row))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(
-                    f"{where}: line {index + 1} is not an AGIEval row ({error!r})."
-                ) from error
+                what = f"line {index + 1} is not an AGIEval row ({error!r})"
+                raise _broken(where, what) from error
             _check_labels(items[-1], f"{where}: line {index + 1}")
         return items
 
     def _agieval_shots(self, subject: str, row: Subject) -> list[Item]:
         name = self.task.source.shots_file or ""
-        rows = list(csv.reader(io.StringIO(self._text(name), newline="")))
-        where = self.files.where(name)
+        where, rows = self.files.where(name), self._rows(name)
         if not rows or subject not in rows[0]:
-            raise DataError(f"{where}: no column '{subject}'.")
+            raise _broken(where, f"no column '{subject}'")
         column = rows[0].index(subject)
         # sample rows and explanation rows alternate; a file with fewer shots leaves the rest empty
-        samples = [r[column] for r in rows[1::2] if len(r) > column]
-        explanations = [r[column] for r in rows[2::2] if len(r) > column and r[column]]
+        cells = [r[column] if len(r) > column else "" for r in rows[1:]]
+        pairs = [(s, e) for s, e in zip_longest(cells[::2], cells[1::2], fillvalue="") if s]
         shots: list[Item] = []
-        for index, (text, explanation) in enumerate(
-            zip([s for s in samples if s], explanations, strict=False)
-        ):
+        for index, (text, explanation) in enumerate(pairs):
             id = f"{self.task.name}/shots/{subject}/{index}"
             try:
                 shot = agieval_item(id, subject, row, ast.literal_eval(text), explanation)
             except (ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(
-                    f"{where}: column '{subject}', shot {index + 1} is not a row ({error!r})."
-                ) from error
+                what = f"column '{subject}', shot {index + 1} is not a row ({error!r})"
+                raise _broken(where, what) from error
             shots.append(shot)
         return shots
 
@@ -202,18 +199,17 @@ class Reader:
 
     def _gaokao(self, subject: str, split: str, name: str) -> list[Item]:
         where = self.files.where(name)
+        items: list[Item] = []
         try:
-            examples: Any = json.loads(self._text(name))["example"]
-            return [
-                self._gaokao_item(subject, split, index, example, where)
-                for index, example in enumerate(examples)
-            ]
+            for example in json.loads(self._text(name))["example"]:
+                items.append(self._gaokao_item(subject, split, len(items), example))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{where}: not a GAOKAO-Bench file ({error!r}).") from error
+            raise _broken(where, f"item {len(items)} cannot be read ({error!r})") from error
+        for index, item in enumerate(items):
+            _check_labels(item, f"{where}: item {index}")
+        return items
 
-    def _gaokao_item(
-        self, subject: str, split: str, index: int, example: dict[str, Any], where: str
-    ) -> Item:
+    def _gaokao_item(self, subject: str, split: str, index: int, example: dict[str, Any]) -> Item:
         row = self.task.subjects[subject]
         key = "answer" if "answer" in example else "standard_answer"
         answer = tuple(str(a) for a in example[key])
@@ -222,7 +218,9 @@ class Reader:
             kind = "single"
         if kind == "multi":
             answer = tuple(sorted(set("".join(answer))))
-        item = Item(
+        if kind == "single" and len(answer) != 1:
+            raise ValueError(f"{len(answer)} answers to one question")
+        return Item(
             id=f"{self.task.name}/{split}/{subject}/{index}",
             subject=subject,
             question=str(example["question"]),
@@ -234,8 +232,6 @@ class Reader:
             points=float(example.get("score", row.points)),
             flags=("image",) if _IMAGE.search(str(example["question"])) else (),
         )
-        _check_labels(item, f"{where}: item {index}")
-        return item
 
 
 _IMAGE = re.compile(r"!\[|<img|https?://\S+\.(?:png|jpe?g|gif)", re.IGNORECASE)
@@ -288,6 +284,8 @@ def agieval_item(
     label: Any = row.get("label")
     text: Any = label if label is not None else ""
     letters = sorted(set(re.findall(r"[A-G]", "".join(label or ""))))
+    if table.kind != "cloze" and re.search(r"[^A-G\s。]", "".join(label or "")):
+        raise ValueError(f"the label {label!r} is not made of letters")
     free: Any = row.get("answer")
     labels, choices = split_options(options) if isinstance(published, list) else ((), ())
     kind = table.kind
@@ -314,9 +312,11 @@ def agieval_item(
 def _check_labels(item: Item, where: str) -> None:
     bad = [a for a in item.answer if a not in item.labels]
     if bad and item.labels:
-        raise DataError(
-            f"{where}: the label '{', '.join(bad)}' is none of {', '.join(item.labels)}."
-        )
+        raise _broken(where, f"label '{', '.join(bad)}' is none of {', '.join(item.labels)}")
+
+
+def _broken(where: str, what: str) -> DataError:
+    return DataError(f"{where}: {what}; correct the file or fetch the benchmark again.")
 
 
 def _positions(
@@ -327,7 +327,7 @@ def _positions(
     if columns.explanation is not None:
         wanted["explanation"] = columns.explanation
     if not rows:
-        raise DataError(f"{where}: the file is empty.")
+        raise _broken(where, "the file is empty")
     optional = {"explanation"} | ({"answer"} if unlabelled else set())
     out: dict[str, int] = {}
     for key, column in wanted.items():
@@ -339,7 +339,7 @@ def _positions(
             out[key] = found
         elif key not in optional:
             shown = column if isinstance(column, str) else f"number {column + 1}"
-            raise DataError(f"{where}: column {shown} is missing (it has {', '.join(rows[0])}).")
+            raise _broken(where, f"column {shown} is missing (there is {', '.join(rows[0])[:80]})")
     return out
 
 

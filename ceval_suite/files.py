@@ -9,6 +9,7 @@ import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,15 @@ from ceval_suite.specs import Task
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_MEMBER = 256 * 2**20
 """No benchmark file is this large (the largest has 3 MB): a bigger member is a broken archive."""
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,  # an encrypted member, an unknown compression
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,16 @@ class Files:
         """The bytes of one file.
 
         Raises:
-            DataError: it is not there.
+            DataError: it is not there, or cannot be read.
         """
         if name not in self:
             raise DataError(f"{self.where(name)} is missing; fetch the benchmark again.")
-        return self._read(self.prefix + name)
+        try:
+            return self._read(self.prefix + name)
+        except _UNREADABLE as error:
+            raise DataError(
+                f"{self.where(name)} cannot be read ({error}); fetch the benchmark again."
+            ) from error
 
 
 def _folder(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
@@ -86,8 +101,8 @@ def patterns(task: Task) -> list[str]:
     return patterns
 
 
-def _open(place: Path, task: Task) -> Files | None:
-    """The benchmark's files in `place`, or None when none of its splits is there."""
+def _open(place: Path, task: Task, least: int = 1) -> Files | None:
+    """The benchmark's files in `place`, or None when fewer than `least` of them are there."""
     try:
         if place.is_dir():
             names, read = _folder(place)
@@ -95,7 +110,7 @@ def _open(place: Path, task: Task) -> Files | None:
             names, read = _zip(place)
         else:
             names, read = _tar(place)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{place} is not a readable archive ({error}); delete it and fetch it again."
         ) from error
@@ -112,7 +127,7 @@ def _open(place: Path, task: Task) -> Files | None:
     for prefix, count in counts.items():
         if (count, -len(prefix)) > (best[0], -len(best[1])):
             best = (count, prefix)
-    return Files(place, best[1], names, read) if best[0] else None
+    return Files(place, best[1], names, read) if best[0] >= least else None
 
 
 def cache_dir() -> Path:
@@ -160,11 +175,12 @@ def find_files(task: Task, data: str | Path | None = None) -> Files:
             if p.name.endswith(ARCHIVES) and (where == folder or _names_task(p, task))
         ]
         for place in (folder, *archives, root):
-            # the root itself serves when it is the benchmark's own folder, not a parent of several
+            # the root itself serves when it is the benchmark's own folder, not a parent of others
+            # that share some subjects' names (C-Eval and MMLU do)
             if place == root and folder.is_dir():
                 continue
             if place.is_dir() or place.is_file():
-                found = _open(place, task)
+                found = _open(place, task, len(task.subjects) // 2 + 1 if place == root else 1)
                 if found is not None:
                     return found
         tried.append(str(folder))

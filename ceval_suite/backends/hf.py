@@ -139,6 +139,7 @@ class HFBackend:
             "max_length": self.max_length,
             "path": self.path,
             "tokens": dict(self.tokens),
+            "peak_memory_bytes": loading.peak_memory(self.device),
         }
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,24 @@ def load(spec: ModelSpec) -> Loaded:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     return Loaded(model, tokenizer, dtype, _max_length(model.config, tokenizer), about)
+
+
+def peak_memory(device: Any) -> dict[str, int]:
+    """Largest memory use so far in bytes: of this process, and on the GPU when there is one."""
+    import torch
+
+    out: dict[str, int] = {}
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        pass
+    else:
+        # ru_maxrss counts KiB on Linux and bytes on macOS
+        unit = 1 if sys.platform == "darwin" else 1024
+        out["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if device.type == "cuda":
+        out["gpu"] = int(torch.cuda.max_memory_allocated(device))
+    return out
 
 
 def _refuse_weights(spec: ModelSpec, path: Path) -> None:

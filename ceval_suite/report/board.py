@@ -13,6 +13,9 @@ from ceval_suite.schema import Cell, Estimate, Table
 
 Summary = Mapping[str, Any]
 
+ONE_LETTER = 0.8
+"""Share of answers on one letter from which the board says so."""
+
 
 def read_summaries(folder: Path) -> list[Summary]:
     """The summaries of all finished runs below `folder`.
@@ -149,10 +152,22 @@ def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[s
     lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
+    yield from _one_letter(summaries)
     for summary in summaries:
         if summary.get("missing"):
             names = ", ".join(summary["missing"][:5])
             yield f"{summary['model']}, {summary['task']}: no average, records missing for {names}"
+
+
+def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:
+    """Models that answer one letter nearly always: their accuracy is that letter's gold share."""
+    for summary in summaries:
+        letters = summary.get("letters") or {}
+        total = sum(counts["predicted"] for counts in letters.values())
+        for letter, counts in letters.items():
+            if total and counts["predicted"] >= ONE_LETTER * total:
+                share = table.percent(counts["predicted"] / total)
+                yield f"{summary['model']} answers {letter} on {share} % of {summary['task']}"
 
 
 def _chance(summary: Summary) -> bool:

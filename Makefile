@@ -1,0 +1,30 @@
+# `make demo` and `make test` are all the set-up a fresh machine needs: Python 3.10+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_OPTIONS ?= --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+# the pinned torch is installed first and by name, so that no range ever pulls another build
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --quiet -c constraints.txt -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/ceval-suite demo
+
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/ceval-suite check
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,130 @@
+"""The numbers are true: equal to lm-eval's own HFLM and to a plain forward pass, on real items.
+
+By default a few subjects of every benchmark, as published (5 shots). `CEVAL_SUITE_PARITY=10`
+takes ten items of every subject of every benchmark; `CEVAL_SUITE_PARITY_SHOTS` fewer shots.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ceval_suite.backends import open_backend
+from ceval_suite.prepare import Selection, prepare
+from ceval_suite.prompt import Prompt
+from ceval_suite.schema import Reply
+from ceval_suite.specs import ModelSpec
+
+TOLERANCE = 1e-4
+FULL = int(os.environ.get("CEVAL_SUITE_PARITY", "0"))
+SHOTS = os.environ.get("CEVAL_SUITE_PARITY_SHOTS")
+
+pytestmark = [pytest.mark.real, pytest.mark.smollm2]
+
+
+@pytest.fixture(scope="module")
+def backend(smollm2: Path) -> Any:
+    return open_backend(ModelSpec(path=str(smollm2), dtype="float32"))
+
+
+def chosen(task: str, protocol: str, data: Path) -> list[Prompt]:
+    """Prompts to compare: first items of every subject, or of every ninth by default."""
+    shots = int(SHOTS) if SHOTS and not (task == "gaokao" or protocol == "lm-eval-zero") else None
+    if task == "agieval" and protocol == "lm-eval":
+        shots = None
+    found = prepare(task, Selection(protocol, shots, limit=FULL or 1, data=data))
+    subjects = found.subjects if FULL else found.subjects[:: 4 if task == "agieval" else 9]
+    prompts: list[Prompt] = []
+    for subject in subjects:
+        renderer = found.renderer(subject)
+        prompts += [renderer.render(item) for item in found.items[subject]]
+    return [p for p in prompts if p.continuations]
+
+
+def ask(backend: Any, prompts: Sequence[Prompt]) -> dict[str, Reply]:
+    replies = {reply.id: reply for reply in backend.ask([p.request() for p in prompts])}
+    assert set(replies) == {p.item.id for p in prompts}
+    assert backend.path["attention"] == "packed", backend.path
+    return replies
+
+
+def compare(
+    prompts: Sequence[Prompt],
+    replies: dict[str, Reply],
+    oracle: Callable[[Prompt], list[float]],
+) -> None:
+    worst, flips = 0.0, []
+    for prompt in prompts:
+        expected = oracle(prompt)
+        got = replies[prompt.item.id].logprobs
+        worst = max(worst, *(abs(a - b) for a, b in zip(expected, got, strict=True)))
+        if max(range(len(got)), key=got.__getitem__) != max(
+            range(len(got)), key=expected.__getitem__
+        ):
+            flips.append(prompt.item.id)
+    print(f"{len(prompts)} items, largest difference {worst:.2e}, flips {flips}")
+    assert not flips
+    assert worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("task", ["mmlu", "cmmlu", "ceval", "agieval"])
+def test_lm_eval_protocol_equals_lm_evals_own_hflm(
+    task: str, backend: Any, smollm2: Path, real_data: Path
+) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    prompts = chosen(task, "lm-eval", real_data)
+    replies = ask(backend, prompts)
+    model = backend.loaded.model
+    model.set_attn_implementation("sdpa")
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(head.inner)  # their model is the plain one
+    try:
+        # their float32 log_softmax alone is off by 4e-6 a token, which adds up over whole options:
+        # against a float64 model their sums err by 3e-4 and ours by 4e-5
+        judge = HFLM(
+            pretrained=model,
+            tokenizer=backend.loaded.tokenizer,
+            batch_size=1,
+            softmax_dtype="float64",
+        )
+        requests = [
+            Instance("loglikelihood", {}, (p.text + p.lead, c), i)
+            for p in prompts
+            for i, c in enumerate(p.continuations)
+        ]
+        scores = iter(judge.loglikelihood(requests, disable_tqdm=True))
+        expected = {p.item.id: [next(scores)[0] for _ in p.continuations] for p in prompts}
+    finally:
+        model.set_output_embeddings(head)
+    compare(prompts, replies, lambda prompt: expected[prompt.item.id])
+
+
+@pytest.mark.parametrize("task", ["mmlu", "cmmlu", "ceval", "agieval", "gaokao"])
+def test_official_protocol_equals_a_plain_forward_pass(
+    task: str, backend: Any, real_data: Path
+) -> None:
+    import torch
+
+    prompts = chosen(task, "official", real_data)
+    replies = ask(backend, prompts)
+    model, tokenizer = backend.loaded.model, backend.loaded.tokenizer
+    model.set_attn_implementation("sdpa")
+
+    @torch.no_grad()
+    def oracle(prompt: Prompt) -> list[float]:
+        context = tokenizer(prompt.text + prompt.lead).input_ids
+        logprobs = model(torch.tensor([context]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
+        out = []
+        for continuation in prompt.continuations:
+            whole = tokenizer(prompt.text + prompt.lead + continuation).input_ids
+            assert whole[:-1] == context
+            out.append(float(logprobs[whole[-1]]))
+        return out
+
+    compare(prompts, replies, oracle)
