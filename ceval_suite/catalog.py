@@ -106,6 +106,20 @@ def _validate(model: type[M], content: Any, where: str) -> M:
         raise ConfigError("\n".join(lines)) from error
 
 
+def _validate_all(model: type[M], path: Path) -> dict[str, M]:
+    """Every named entry of a file; the errors of all of them together."""
+    out: dict[str, M] = {}
+    problems: list[str] = []
+    for key, content in read_yaml(path).items():
+        try:
+            out[key] = _validate(model, content, f"{path}: {key}")
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return out
+
+
 def task_names() -> list[str]:
     """Names of all tasks on the search path."""
     return sorted(yaml_files("tasks"))
@@ -137,27 +151,29 @@ def load_prompts(name: str) -> Mapping[str, Template]:
     """All protocols of a prompts file, by protocol name.
 
     Raises:
-        ConfigError: unknown name or invalid file.
+        ConfigError: unknown name or invalid file; all of its errors, one a line.
     """
     files = yaml_files("prompts")
     if name not in files:
         raise ConfigError(unknown("prompts file", name, files))
-    out: dict[str, Template] = {}
-    for protocol, content in read_yaml(files[name]).items():
-        where = f"{files[name]}: {protocol}"
-        out[protocol] = _validate(Template, content, where)
-        for part, text in _wordings(out[protocol]):
+    out = _validate_all(Template, files[name])
+    problems: list[str] = []
+    for protocol, template in out.items():
+        for part, text in _wordings(template):
             try:
                 environment().parse(text)
             except TemplateSyntaxError as error:
-                raise ConfigError(f"{where}.{part}: not a Jinja string ({error}).") from error
+                problems.append(f"{files[name]}: {protocol}.{part}: not a Jinja string ({error}).")
+    if problems:
+        raise ConfigError("\n".join(problems))
     return out
 
 
 def _wordings(template: Template) -> Iterator[tuple[str, str]]:
-    for shots in (0, 1):
-        for part, text in template.parts(shots).items():
-            yield (f"zero_shot.{part}" if shots == 0 else part), text
+    yield from template.parts(1).items()
+    if template.zero_shot is not None:
+        for part, text in template.zero_shot.model_dump(exclude_none=True).items():
+            yield f"zero_shot.{part}", text
 
 
 def load_template(task: Task, protocol: str | None = None) -> tuple[str, Template]:
@@ -184,8 +200,7 @@ def models_file() -> Path:
 
 def model_specs() -> dict[str, ModelSpec]:
     """All registered models, by name."""
-    path = models_file()
-    return {k: _validate(ModelSpec, v, f"{path}: {k}") for k, v in read_yaml(path).items()}
+    return _validate_all(ModelSpec, models_file())
 
 
 def load_model_spec(name: str) -> tuple[str, ModelSpec]:

@@ -147,6 +147,27 @@ def data_fetch(
         raise UserError("\n".join(failed))
 
 
+def _ensure_data(names: list[str], data: Path | None) -> None:
+    """Fetch what is found nowhere; a folder given by hand is taken as it is."""
+    from ceval_suite import catalog, fetch, files
+    from ceval_suite.errors import DataError
+    from ceval_suite.progress import Bytes
+
+    for name in names:
+        task = catalog.load_task(name)
+        try:
+            files.find_files(task, data)
+        except DataError as missing:
+            if data is not None:
+                raise
+            say(f"{name}: not on this machine, fetching it")
+            try:
+                with Bytes() as progress:
+                    fetch.fetch(task, progress.update)
+            except DataError as failed:
+                raise DataError(f"{missing} {failed}") from failed
+
+
 def _bundled(name: str) -> bool:
     from ceval_suite import catalog
 
@@ -192,6 +213,7 @@ def preview(
     if chat and model is None:
         raise ConfigError("--chat needs --model: the chat template is the model's own.")
     subjects = [subject] if subject else None
+    _ensure_data([task], data)
     prepared = prepare(task, Selection(protocol, shots, split, subjects, None, data, chat))
     if format == "jsonl":
         for line in verb.lines(prepared):
@@ -218,9 +240,13 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
+    from ceval_suite import catalog
     from ceval_suite.prepare import Selection
 
     chosen = Selection(protocol, shots, split, _names(subjects) or None, limit, data, chat)
+    for name in model:
+        catalog.load_model_spec(name)  # a misspelt model is told before anything is fetched
+    _ensure_data(_names(tasks), data)
     folders = _run(model, _names(tasks), chosen, out, dtype, device, max_length)
     _results(folders, as_json)
 

@@ -17,6 +17,8 @@ from ceval_suite.errors import DataError
 from ceval_suite.files import cache_dir, find_files
 from ceval_suite.specs import Download, Task
 
+TIMEOUT = httpx.Timeout(60, connect=10)
+
 Progress = Callable[[str, int, int | None], None]
 """(file, bytes so far, bytes in all or None)"""
 
@@ -35,11 +37,14 @@ def fetch(task: Task, progress: Progress = lambda _f, _d, _t: None) -> Path:
     problems: list[str] = []
     with FileLock(folder / ".lock"):
         for download in task.source.download:
+            got: Path | None = None
             try:
-                _one(task, download, folder, progress)
+                got = _one(task, download, folder, progress)
                 find_files(task, cache_dir() / "data")
             except DataError as error:
                 problems.append(str(error))
+                if got is not None:  # an archive without the benchmark must not stay in the way
+                    got.unlink(missing_ok=True)
                 continue
             return folder
     raise DataError(
@@ -48,14 +53,18 @@ def fetch(task: Task, progress: Progress = lambda _f, _d, _t: None) -> Path:
     )
 
 
-def _one(task: Task, download: Download, folder: Path, progress: Progress) -> None:
-    if download.url is not None:
-        name = download.file or download.url.rsplit("/", 1)[-1]
-        get(download.url, folder / name, download.sha256, progress)
-    elif download.file is not None:
-        _hub_file(download, folder / download.file)
-    else:
+def _one(task: Task, download: Download, folder: Path, progress: Progress) -> Path | None:
+    """Follow one way; returns the one file that came, if it was not there before."""
+    if download.url is None and download.file is None:
         _hub_dataset(task, download, folder)
+        return None
+    target = folder / (download.file or str(download.url).rsplit("/", 1)[-1])
+    existed = target.is_file()
+    if download.url is not None:
+        get(download.url, target, download.sha256, progress)
+    else:
+        _hub_file(download, target)
+    return None if existed else target
 
 
 def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
@@ -70,7 +79,9 @@ def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
     have = part.stat().st_size if part.is_file() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     try:
-        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as reply:
+        with httpx.stream(
+            "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT
+        ) as reply:
             if reply.status_code == 416:
                 # the part is as long as the file or longer: judge it by its hash, or start again
                 have = have if sha256 and _sha256(part) == sha256 else 0
@@ -127,7 +138,7 @@ def _hub_file(download: Download, target: Path) -> None:
             repo_type="dataset",
             revision=download.revision,
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise DataError(f"{download.hub} on the hub: {detail}") from error
     if download.sha256 is not None and _sha256(Path(found)) != download.sha256:
@@ -149,16 +160,21 @@ def _hub_dataset(task: Task, download: Download, folder: Path) -> None:
         detail = " ".join(str(error).split())[:200]
         raise DataError(f"{download.hub} on the hub: {detail}") from error
     names = {"dev": "dev", "val": "validation", "test": "test"}
-    for split, pattern in task.source.files.items():
-        rows: dict[str, list[list[str]]] = {}
-        for row in loaded[names.get(split, split)]:
-            answer = row["answer"]
-            label = "ABCDEFG"[answer] if isinstance(answer, int) else str(answer)
-            rows.setdefault(row["subject"], []).append([row["question"], *row["choices"], label])
-        for subject, lines in rows.items():
-            path = folder / pattern.format(subject=subject)
-            if subject not in task.subjects:
-                continue
+    rows: dict[tuple[str, str], list[list[str]]] = {}
+    try:
+        for split in task.source.files:
+            for row in loaded[names.get(split, split)]:
+                answer = row["answer"]
+                label = "ABCDEFG"[answer] if isinstance(answer, int) else str(answer)
+                lines = rows.setdefault((split, row["subject"]), [])
+                lines.append([row["question"], *row["choices"], label])
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(
+            f"{download.hub} on the hub: not in the expected form ({error!r})"
+        ) from error
+    for (split, subject), lines in rows.items():
+        if subject in task.subjects:
+            path = folder / task.source.files[split].format(subject=subject)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as sink:
                 csv.writer(sink, lineterminator="\n").writerows(lines)

@@ -85,8 +85,7 @@ def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tup
     encoder = Encoder(tokenizer)
     encoded = encoder.encode([request])
     (found,) = loading.audit(tokenizer, encoded, [request])
-    shown_tail = " ".join(repr(t) for t in found["context_tail"])
-    out = [f"── {len(encoded[0].head)} tokens before the letter, the last: {shown_tail}\n"]
+    out = [f"── {len(encoded[0].head)} tokens, the last ten of them {found['context_tail']!r}\n"]
     for continuation, tokens in found["continuations"].items():
         ids = " ".join(str(i) for i in tokens["ids"])
         shown = " ".join(repr(t) for t in tokens["tokens"])

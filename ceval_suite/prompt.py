@@ -122,7 +122,7 @@ class Renderer:
     def _part(self, parts: dict[str, str], part: str, values: dict[str, Any]) -> str:
         try:
             return _compiled(parts[part]).render(values)
-        except (jinja2.TemplateError, TypeError, IndexError, KeyError) as error:
+        except (jinja2.TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
             item = values.get("item")
             at = item.id if isinstance(item, Item) else f"{self.task.name}/{self.subject}"
             raise PromptError(
@@ -192,6 +192,10 @@ def _gold_option(shot: Item) -> str:
     return gold[0] if gold else ""
 
 
+_NOT_ASKED = {"subcategory", "points", "sub_questions", "counts"}
+"""Keys of the subject table that say nothing about the question put to the model."""
+
+
 def _table_row(row: Subject) -> dict[str, Any]:
     return row.model_dump(include={"title", "category", "language", "exam", "type"})
 
@@ -218,7 +222,8 @@ def fingerprint(
         "version": task.version,
         "data": data_sha256,
         "split": split,
-        "subjects": {s: _table_row(task.subjects[s]) for s in subjects},
+        "columns": task.source.columns.model_dump() if task.source.columns else None,
+        "subjects": {s: task.subjects[s].model_dump(exclude=_NOT_ASKED) for s in subjects},
         "limit": limit,
         "shots": shots,
         "chat": chat,

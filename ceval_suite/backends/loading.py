@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
@@ -44,7 +45,7 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
     where = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
     source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if where.suffix == ".gguf":
-        _check_gguf(where)
+        check_gguf(where)
         where, source["gguf_file"] = where.parent, where.name
     elif where.is_dir() and not any((where / name).is_file() for name in TOKENIZER_FILES[:7]):
         raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
@@ -134,25 +135,6 @@ def _refuse_weights(spec: ModelSpec, path: Path) -> None:
     raise ModelError(f"{path}: no weights (*.safetensors or *.gguf) in this directory.")
 
 
-def _check_gguf(path: Path) -> None:
-    """A GGUF file that starts right and holds all its tensors.
-
-    Raises:
-        ModelError: wrong magic, or fewer bytes than its own table says.
-    """
-    from gguf import GGUFReader
-
-    with path.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(f"{path}: not a GGUF file (wrong first bytes); fetch it again.")
-    try:
-        GGUFReader(path)
-    except Exception as error:  # the reader slices past the end in many ways
-        raise ModelError(
-            f"{path}: truncated or broken GGUF file ({path.stat().st_size} bytes); fetch it again."
-        ) from error
-
-
 def _dtype(spec: ModelSpec, config: Any, device: str) -> Any:
     import torch
 
@@ -224,7 +206,7 @@ def audit(
         {
             "id": request.id,
             "one_token": one.single,
-            "context_tail": tokenizer.convert_ids_to_tokens(one.head[-10:].tolist()),
+            "context_tail": tokenizer.decode(one.head[-10:].tolist()),
             "continuations": {
                 continuation: {
                     "ids": list(tail),
