@@ -254,14 +254,17 @@ def check() -> list[str]:
         task = attempt(load_task, name)
         if task is None:
             continue
+        where = yaml_files("tasks")[name]
         if task.prompt not in prompts:
-            problems.append(f"task '{name}': " + unknown("prompts file", task.prompt, prompts))
-        elif prompts[task.prompt] is not None:
-            attempt(load_template, task)
-            for protocol, template in prompts[task.prompt].items():
-                bad = [s for s in template.subjects or [] if s not in task.subjects]
-                if bad and task.prompt == task.name:
-                    problems.append(f"prompts {task.prompt}.{protocol}: unknown subjects {bad}.")
+            problems.append(f"{where}: prompt: " + unknown("prompts file", task.prompt, prompts))
+            continue
+        templates: Mapping[str, Template] = prompts[task.prompt] or {}
+        if templates and task.protocol not in templates:
+            problems.append(f"{where}: protocol: " + unknown("protocol", task.protocol, templates))
+        for protocol, template in templates.items() if task.prompt == task.name else ():
+            at = f"{yaml_files('prompts')[task.prompt]}: {protocol}.subjects: "
+            bad = [s for s in template.subjects or [] if s not in task.subjects]
+            problems.extend(at + unknown("subject", subject, task.subjects) for subject in bad)
     attempt(model_specs)
     return problems
 

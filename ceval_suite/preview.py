@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from ceval_suite.backends import loading
+from ceval_suite.backends.tokens import Encoder
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ConfigError
 from ceval_suite.prepare import Prepared
@@ -68,9 +70,6 @@ def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
 
 
 def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tuple[Prompt, str]:
-    from ceval_suite.backends import loading
-    from ceval_suite.backends.tokens import Encoder
-
     _, spec = load_model_spec(model)
     tokenizer = loading.load_tokenizer(spec)
 

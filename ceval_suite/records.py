@@ -87,10 +87,10 @@ class RunFolder:
     """One run folder, open for appending; use it as a context manager."""
 
     def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
-        """Create or reopen. `identity` must equal what the folder was made with.
+        """Nothing is touched before the context is entered.
 
-        Raises:
-            RunError: made with another identity, or its records are broken.
+        `identity` must equal that of the records already there; entering raises RunError when
+        they are another run's, of no known run or broken, or when another run is writing them.
         """
         self.path = path
         self.identity = identity
@@ -116,11 +116,16 @@ class RunFolder:
 
     def _open(self) -> None:
         run = self.path / "run.json"
-        if run.is_file():
+        records = self.path / "records.jsonl"
+        if not (records.is_file() and _whole_lines(records.read_bytes())):
+            self.update({})  # a run that failed before its first record binds nobody
+        elif run.is_file():
             self._same(read_json(run))
         else:
-            self.update({})
-        records = self.path / "records.jsonl"
+            raise RunError(
+                f"{records}: there is no run.json beside it to say which model and protocol made "
+                "it; use another --out, or delete the folder."
+            )
         self._repair(records)
         for record in read_records(records):
             if record.id in self.done:
@@ -170,11 +175,13 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stream is not None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._stream.close()
-        self._lock.release()
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+                self._stream.close()
+        finally:  # a full disk must not leave the folder locked
+            self._lock.release()
 
 
 def _short(value: Any) -> str:

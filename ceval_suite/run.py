@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,81 +78,81 @@ def evaluate(
         UserError: anything a user can put right; finished records are kept.
     """
     watch = watch or Watch()
-    who = identity(spec, resolve(spec))
+    weights = identity(spec, resolve(spec))
     backend: Backend | None = None
     folders: list[Path] = []
     for prepared in tasks:
         folder = out / safe_name(model) / prepared.folder
         folders.append(folder)
-        if _complete(folder, prepared, who, model):
-            watch.say(f"{prepared.task.name}: reused {folder}")
-            continue
-        if backend is None:
-            watch.say(f"loading {model}")
-            backend = open_backend(spec, watch.say)
-        _score(model, spec, who, prepared, folder, backend, watch)
+        about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
+        about |= prepared.about() | {"ceval_suite": __version__}
+        who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
+        # another model's folder is refused here, before anything heavy is loaded
+        with RunFolder(folder, who, about) as run:
+            left = _left(prepared, run)
+            if not left and _summarized(folder):
+                watch.say(f"{prepared.task.name}: reused {folder}")
+                continue
+            _say_not_scored(prepared, watch)
+            if left:
+                if backend is None:
+                    watch.say(f"loading {model}")
+                    backend = open_backend(spec, watch.say)
+                _score(prepared, left, run, backend, watch)
+            write_json(folder / "summary.json", summary(prepared, model, run))
     return folders
 
 
-def _run_identity(prepared: Prepared, who: dict[str, Any], model: str) -> dict[str, Any]:
-    return {"protocol_sha256": prepared.fingerprint, "model": model, **who}
+def _summarized(folder: Path) -> bool:
+    path = folder / "summary.json"
+    return path.is_file() and bool(read_json(path).get("complete"))
 
 
-def _complete(folder: Path, prepared: Prepared, who: dict[str, Any], model: str) -> bool:
-    """Whether the folder's summary already answers this very question for this very model."""
-    if not (folder / "summary.json").is_file() or not (folder / "run.json").is_file():
-        return False
-    same = read_json(folder / "run.json").get("identity") == _run_identity(prepared, who, model)
-    summary = read_json(folder / "summary.json")
-    return same and bool(summary.get("complete"))
+def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
+    items = prepared.scored()
+    strays = set(run.done) - {item.id for item in items}
+    if strays:
+        raise RunError(f"{run.path}: item {min(strays)} does not belong to this run; delete it.")
+    return [item for item in items if item.id not in run.done]
 
 
 def _score(
-    model: str,
-    spec: ModelSpec,
-    who: dict[str, Any],
-    prepared: Prepared,
-    folder: Path,
-    backend: Backend,
-    watch: Watch,
+    prepared: Prepared, left: Sequence[Item], run: RunFolder, backend: Backend, watch: Watch
 ) -> None:
     begun = time.perf_counter()
-    about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
-    about |= prepared.about() | {"ceval_suite": __version__}
-    items = prepared.scored()
-    with RunFolder(folder, _run_identity(prepared, who, model), about) as run:
-        _same_numerics(run, backend)
-        strays = set(run.done) - {item.id for item in items}
-        if strays:
-            raise RunError(f"{folder}: item {min(strays)} does not belong to this run; delete it.")
-        left = [item for item in items if item.id not in run.done]
-        prompts = render(prepared, left, backend)
-        by_id = {prompt.item.id: prompt for prompt in prompts}
-        _say_fitting(prepared, prompts, watch)
-        letters = backend.audit([p.request() for p in prompts[:1]])
-        run.update({"engine": backend.describe(), "letters": letters})
-        watch.start(prepared.task.name, len(items), len(run.done))
-        scoring = time.perf_counter()
-        try:
-            for reply in backend.ask([p.request() for p in prompts]):
-                record = judge(by_id[reply.id], reply, prepared.template.match)
-                run.append(record)
-                watch.step(record)
-        finally:
-            watch.stop()
-            now = time.perf_counter()
-            before = run.about.get("seconds", {})
-            run.update(
-                {
-                    "engine": backend.describe(),
-                    "tokens": backend.describe().get("tokens", {}),
-                    "seconds": {
-                        "scoring": before.get("scoring", 0.0) + now - scoring,
-                        "rest": before.get("rest", 0.0) + scoring - begun,
-                    },
-                }
-            )
-        write_json(folder / "summary.json", summary(prepared, model, run))
+    _same_numerics(run, backend)
+    prompts = render(prepared, left, backend)
+    by_id = {prompt.item.id: prompt for prompt in prompts}
+    _say_fitting(prepared, prompts, watch)
+    letters = backend.audit([p.request() for p in prompts[:1]])
+    engine = backend.describe()
+    run.update({"engine": engine, "letters": letters})
+    watch.start(prepared.task.name, len(run.done) + len(left), len(run.done))
+    scoring = time.perf_counter()
+    try:
+        for reply in backend.ask([p.request() for p in prompts]):
+            record = judge(by_id[reply.id], reply, prepared.template.match)
+            run.append(record)
+            watch.step(record)
+    finally:
+        watch.stop()
+        spent = {"scoring": time.perf_counter() - scoring, "rest": scoring - begun}
+        after = backend.describe()
+        # the backend counts over all its runs, a resumed run over all its starts
+        tokens = {
+            k: n - engine.get("tokens", {}).get(k, 0) for k, n in after.get("tokens", {}).items()
+        }
+        run.update(
+            {
+                "engine": after,
+                "tokens": _sum(run.about.get("tokens", {}), tokens),
+                "seconds": _sum(run.about.get("seconds", {}), spent),
+            }
+        )
+
+
+def _sum(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: before.get(key, 0) + value for key, value in now.items()}
 
 
 def _same_numerics(run: RunFolder, backend: Backend) -> None:
@@ -173,6 +173,9 @@ def _say_fitting(prepared: Prepared, prompts: Sequence[Prompt], watch: Watch) ->
             f"{prepared.task.name}: {fewer} of {len(prompts)} prompts show fewer shots to fit the "
             "context (whole shots only; the count of each is in summary.json)"
         )
+
+
+def _say_not_scored(prepared: Prepared, watch: Watch) -> None:
     if prepared.not_scored:
         total = sum(n for kinds in prepared.not_scored.values() for n in kinds.values())
         watch.say(

@@ -31,7 +31,11 @@ def judged(
         kind=kind,
     )
     prompt = Prompt(
-        item=item, text="Q?\n答案：", lead=" ", continuations=tuple(f" {x}" for x in labels), shots=3
+        item=item,
+        text="Q?\n答案：",
+        lead=" ",
+        continuations=tuple(f" {x}" for x in labels),
+        shots=3,
     )
     reply = Reply(
         id=item.id,
@@ -122,9 +126,7 @@ def test_logprobs_decide_when_a_continuation_is_not_one_token() -> None:
 
 
 def test_raw_logits_decide_where_rounded_logprobs_would_tie() -> None:
-    item = Item(
-        id="t/s/x/0", subject="x", question="", labels=("A", "B", "C", "D"), answer=("B",)
-    )
+    item = Item(id="t/s/x/0", subject="x", question="", labels=("A", "B", "C", "D"), answer=("B",))
     prompt = Prompt(item=item, text="", lead="", continuations=("A", "B", "C", "D"), shots=0)
     reply = Reply(id=item.id, logprobs=(-1.0,) * 4, logits=(1.0, 1.0 + 2**-23, 0.5, 0.0))
     found = record(prompt, reply, "equal")

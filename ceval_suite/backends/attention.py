@@ -7,10 +7,13 @@ log-sum-exps, which is exact:  softmax over A ∪ B = σ(lse_A - lse_B)·out_A +
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from ceval_suite.backends.batching import Segment
 
 NAME = "ceval_packed"
 
@@ -39,6 +42,26 @@ class Pack:
     keep: bool = False
     own: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict[int, tuple[torch.Tensor, torch.Tensor]]
+    )
+
+
+def layout(
+    segments: Sequence[Segment],
+    kv: dict[int, tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device,
+) -> Pack:
+    """`segments` one after the other in a pass, below the stem with keys and values `kv`."""
+    lengths = torch.tensor([len(s.tokens) for s in segments], device=device)
+    row = torch.repeat_interleave(torch.arange(len(segments), device=device), lengths)
+    starts = torch.cumsum(lengths, 0) - lengths
+    column = torch.arange(int(lengths.sum()), device=device) - starts[row]
+    return Pack(
+        row=row,
+        column=column,
+        n=len(segments),
+        longest=int(lengths.max()),
+        positions=max(s.start + len(s.tokens) for s in segments),
+        stem=kv,
     )
 
 

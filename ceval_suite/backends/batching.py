@@ -144,3 +144,25 @@ def planned_tokens(root: Stem) -> int:
         len(stem.segment.tokens) + sum(len(tail.tokens) for tail in stem.tails)
         for stem in root.walk()
     )
+
+
+def probe(rows: Sequence[Row]) -> list[Row]:
+    """Rows to try a model on: the longest and the shortest, each with made-up siblings.
+
+    Siblings leave their row early and half-way, so that stems in stems, tails below them and packs
+    are tried whatever was asked, and at full length, where attention windows and position scalings
+    set in. They are read right after the border too, where a forgotten stem shows most.
+    """
+    chosen = {id(row): row for row in (f(rows, key=lambda r: len(r.tokens)) for f in (max, min))}
+    out: list[Row] = []
+    for row in chosen.values():
+        out.append(Row(row.tokens, list(row.reads)))
+        last = len(row.tokens) - 1
+        early = min(MIN_STEM, last)
+        for at in sorted({early, max(early, len(row.tokens) // 2)}):
+            tokens = row.tokens.copy()
+            tokens[at] = int(tokens[at] == 0)
+            spots = sorted({at, (at + last) // 2, last})
+            slot = (-len(out), 0)
+            out.append(Row(tokens, [Read(p, int(row.tokens[p]), slot) for p in spots]))
+    return out

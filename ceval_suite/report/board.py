@@ -44,6 +44,7 @@ def read_summaries(folder: Path) -> list[Summary]:
                     "shots": about.get("shots", 0),
                     "limit": about.get("limit"),
                     "chat": about.get("chat", False),
+                    "subjects_chosen": about.get("subjects"),
                     "complete": False,
                 }
             )
@@ -57,7 +58,8 @@ def _label(summary: Summary) -> str:
         extra.append(f"first {summary['limit']} per subject")
     chosen = summary.get("subjects_chosen")
     if chosen:
-        extra.append(f"{len(chosen)} of {summary['subjects_total']} subjects")
+        total = summary.get("subjects_total")  # an unfinished run does not say
+        extra.append(f"{len(chosen)}{f' of {total}' if total else ''} subjects")
     departs = f" ({', '.join(extra)})" if extra else ""
     return (
         f"{summary['task']} {summary['split']}, {summary['protocol']}, "
@@ -67,7 +69,8 @@ def _label(summary: Summary) -> str:
 
 def columns(summaries: Iterable[Summary]) -> dict[str, str]:
     """Protocol fingerprint → column title; titles that would be equal get the fingerprint."""
-    labels = {s["protocol_sha256"]: _label(s) for s in summaries}
+    finished_last = sorted(summaries, key=lambda s: bool(s.get("complete")))
+    labels = {s["protocol_sha256"]: _label(s) for s in finished_last}
     titles = list(labels.values())
     return {
         key: f"{label} #{key[:8]}" if titles.count(label) > 1 else label
@@ -79,6 +82,8 @@ def cell(summary: Summary) -> Cell:
     """The headline of one run with its interval and n; a dash and the reason if there is none."""
     if not summary.get("complete"):
         return table.missing("(unfinished)")
+    if not summary["n"]:
+        return table.missing("(nothing scored)")
     if not summary.get("labels"):
         return table.missing("(no labels)")
     headline = summary["metrics"].get(summary["headline"])

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ceval_suite.schema import Cell, Estimate, Table
@@ -79,17 +80,28 @@ def markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """CSV with raw values; a text that a spreadsheet would run as a formula is quoted with '."""
+    """CSV; a text that a spreadsheet would run as a formula is quoted with '.
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-            return "'" + value
-        return "" if value is None else value
+    A numeric column comes twice: its raw values, and as printed elsewhere, with interval and n or
+    the reason why there is none.
+    """
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str):
+            return "" if value is None else value
+        value = _plain(value)
+        return "'" + value if value[:1] in ("=", "+", "-", "@", "\t", "\n") else value
+
+    def row(cells: Iterable[tuple[Any, str]]) -> list[Any]:
+        pairs = [
+            (raw, text) if i in table.numeric else (raw,) for i, (raw, text) in enumerate(cells)
+        ]
+        return [safe(value) for pair in pairs for value in pair]
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([cell(column) for column in table.columns])
-    writer.writerows([[cell(c.value) for c in cells] for cells in table.rows])
+    writer.writerow(row((column, f"{column} (as printed)") for column in table.columns))
+    writer.writerows(row((c.value, c.text) for c in cells) for cells in table.rows)
     return out.getvalue()
 
 

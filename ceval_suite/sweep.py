@@ -1,0 +1,46 @@
+"""Several models on several tasks, one after the other, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ceval_suite import catalog
+from ceval_suite.backends.base import Say
+from ceval_suite.errors import ConfigError
+from ceval_suite.prepare import Selection, prepare
+from ceval_suite.progress import Items
+from ceval_suite.run import evaluate
+from ceval_suite.specs import ModelSpec
+
+
+def models(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, ModelSpec]:
+    """Name to show → spec, with the options that are not None put in place of the spec's own.
+
+    Raises:
+        ConfigError: an unknown model, a value an option does not take, or two of one name.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    out: dict[str, ModelSpec] = {}
+    for name, spec in map(catalog.load_model_spec, names):
+        spec = catalog.override(spec, given)
+        if out.setdefault(name, spec) != spec:
+            raise ConfigError(f"two models are called '{name}'; give them names in models.yaml.")
+    return out
+
+
+def run(
+    specs: Mapping[str, ModelSpec], tasks: Sequence[str], chosen: Selection, out: Path, say: Say
+) -> list[Path]:
+    """Score every model on every task; everything is prepared before the first model is loaded.
+
+    Returns:
+        The run folders, models first.
+    """
+    prepared = [prepare(task, chosen) for task in tasks]
+    folders: list[Path] = []
+    with Items(say) as items:
+        for name, spec in specs.items():
+            folders += evaluate(name, spec, prepared, out, items.watch())
+    return folders

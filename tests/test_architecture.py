@@ -1,0 +1,206 @@
+"""Nouns at the bottom, verbs above, mouth on top: imports only point down, and this says so."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ceval_suite"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "_data" not in path.parts
+}
+
+# a module imports only from groups above its own line, or what its own line names to the left
+ORDER = """
+__init__
+schema errors
+specs
+catalog
+files
+data fetch
+prompt
+answer records
+stats
+metrics
+prepare
+backends.base backends.batching
+backends.tokens backends.attention
+backends.sources backends.gguf_header
+backends.loading
+backends.hf
+backends.__init__
+run
+report.__init__ report.table
+report.board report.listing
+preview progress
+sweep
+cli
+__main__
+"""
+RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
+
+LONGEST_MODULE = 360
+LONGEST_FUNCTION = 60
+DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+def targets(node: ast.AST) -> Iterator[str]:
+    """Full names that an import statement names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        for alias in node.names:
+            yield f"{node.module}.{alias.name}"
+
+
+def own(target: str) -> str | None:
+    """The module of ours that an imported name lies in."""
+    if target.split(".")[0] != "ceval_suite":
+        return None
+    parts = target.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        name = ".".join(parts[:end])
+        if name in MODULES:
+            return name
+        if f"{name}.__init__" in MODULES:
+            return f"{name}.__init__"
+    return "__init__"
+
+
+def top_level(name: str) -> Iterator[ast.AST]:
+    """Import statements outside functions, `if TYPE_CHECKING:` included."""
+    stack: list[ast.AST] = [tree(name)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            stack.extend(ast.iter_child_nodes(node))
+
+
+def anywhere(name: str) -> Iterator[ast.AST]:
+    return (n for n in ast.walk(tree(name)) if isinstance(n, (ast.Import, ast.ImportFrom)))
+
+
+def inside_functions(name: str) -> Iterator[ast.AST]:
+    outside = {ast.dump(node) + str(node.lineno) for node in top_level(name)}  # type: ignore[attr-defined]
+    return (n for n in anywhere(name) if ast.dump(n) + str(n.lineno) not in outside)  # type: ignore[attr-defined]
+
+
+def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(name)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(MODULES) == set(RANK)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_only_point_down(name: str) -> None:
+    for node in anywhere(name):
+        for target in targets(node):
+            other = own(target)
+            if other is not None and other != name:
+                assert RANK[other] < RANK[name], f"{name} imports {other}"
+
+
+def test_there_is_no_import_cycle() -> None:
+    edges = {
+        name: {own(t) for node in anywhere(name) for t in targets(node)} - {None, name}
+        for name in MODULES
+    }
+    done: set[str] = set()
+    while len(done) < len(edges):
+        free = {name for name, needs in edges.items() if name not in done and needs <= done}
+        assert free, f"a cycle among {sorted(set(edges) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m != "cli"])
+def test_only_the_command_line_imports_our_modules_inside_functions(name: str) -> None:
+    # lazy own-imports are the fever thermometer of a tangled codebase
+    found = [t for node in inside_functions(name) for t in targets(node) if own(t)]
+    assert found == []
+
+
+def test_the_command_line_imports_nothing_heavy_at_the_top() -> None:
+    allowed = {"errors", "__init__"}
+    for node in top_level("cli"):
+        for target in targets(node):
+            if own(target) not in (None, *allowed):
+                parent = next(
+                    p
+                    for p in ast.walk(tree("cli"))
+                    if isinstance(p, ast.If) and "TYPE_CHECKING" in ast.dump(p.test)
+                )
+                assert ast.dump(node) in {ast.dump(n) for n in parent.body}, target
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if not m.startswith("backends.")])
+def test_torch_stays_in_the_backends(name: str) -> None:
+    roots = {t.split(".")[0] for node in anywhere(name) for t in targets(node)}
+    if name == "report.listing":  # doctor names the devices
+        roots -= {t for node in inside_functions(name) for t in targets(node)}
+    assert not roots & {"torch", "transformers", "safetensors", "tokenizers"}
+
+
+@pytest.mark.parametrize("name", ["backends.base", "backends.batching", "backends.sources"])
+def test_planning_and_finding_need_no_torch(name: str) -> None:
+    roots = {t.split(".")[0] for node in anywhere(name) for t in targets(node)}
+    assert not roots & {"torch", "transformers"}
+
+
+def test_the_nouns_import_nothing_of_ours() -> None:
+    for name in ("schema", "errors"):
+        assert not [t for node in anywhere(name) for t in targets(node) if own(t)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_short_and_no_drawers(name: str) -> None:
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+    assert not set(name.split(".")) & DRAWERS
+    assert len(name.split(".")) <= 2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_functions_are_short(name: str) -> None:
+    for function in functions(name):
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= LONGEST_FUNCTION, f"{name}.{function.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__init__")])
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    module = tree(name)
+    assert ast.get_docstring(module)
+    for node in module.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), f"{name}.{node.name}"
+        if isinstance(node, ast.ClassDef):
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
+                    assert ast.get_docstring(part), f"{name}.{node.name}.{part.name}"
+
+
+def test_every_function_says_its_types() -> None:
+    for name in MODULES:
+        for function in functions(name):
+            where = f"{name}.{function.name}"
+            assert function.returns is not None, where
+            arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            for argument in arguments:
+                if argument.arg not in ("self", "cls"):
+                    assert argument.annotation is not None, f"{where}({argument.arg})"

@@ -1,0 +1,118 @@
+"""A model that knows nothing scores at chance: on every benchmark as a whole, end to end.
+
+The model is one Llama layer of random weights. Its scale is such that attention settles on tokens
+of the question, so that predictions vary by item; at the usual scale (0.02) the last token alone
+decides, every item gets the same letter, and accuracy is that letter's share of the gold labels,
+which is not chance (always-D is right on 26.9 % of MMLU). Of a few shapes and seeds the one
+with the most even letters is used.
+
+Zero-shot throughout: shots change what is asked of a real model, not what a random one can know,
+and they cost most of the tokens. GAOKAO, C-Eval and AGIEval run whole; MMLU and CMMLU with three
+items a subject, and whole with CEVAL_SUITE_FULL=1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ceval_suite.prepare import Prepared, Selection, prepare
+from ceval_suite.run import evaluate
+from ceval_suite.specs import ModelSpec
+
+FULL = os.environ.get("CEVAL_SUITE_FULL") == "1"
+# task → items scored when it runs whole, and whether it always does
+WHOLE = {
+    "gaokao": (1462, True),
+    "ceval": (1346, True),
+    "agieval": (4944, True),
+    "mmlu": (14042, FULL),
+    "cmmlu": (11582, FULL),
+}
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def guesser(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=16384,
+        initializer_range=0.5,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+    )
+    folder = tmp_path_factory.mktemp("guesser")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chance(prepared: Prepared) -> tuple[float, float]:
+    """Micro and macro accuracy that guessing is worth: one over the number of options."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    for item in prepared.scored():
+        assert len(item.answer) == 1
+        shares[item.subject].append(1 / len(item.labels))
+    every = [share for subject in shares.values() for share in subject]
+    means = [sum(subject) / len(subject) for subject in shares.values()]
+    return sum(every) / len(every), sum(means) / len(means)
+
+
+@pytest.mark.parametrize("task", WHOLE)
+def test_a_random_model_lands_at_chance(
+    task: str, guesser: Path, tmp_path: Path, real_data: Path
+) -> None:
+    number, whole = WHOLE[task]
+    limit = None if whole else 3
+    prepared = prepare(task, Selection("official", shots=0, limit=limit, data=real_data))
+    (folder,) = evaluate("guesser", ModelSpec(path=str(guesser)), [prepared], tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+    assert summary["complete"] is True
+    assert summary["protocol"] == "official"
+    assert summary["n"] == len(records) == (number if whole else len(prepared.scored()))
+    assert summary["engine"]["attention"] == "packed"
+    assert summary["ties"] == 0
+    predicted = Counter(record["prediction"][0] for record in records)
+    gold = Counter(record["answer"][0] for record in records)
+    micro, macro = chance(prepared)
+    print(
+        f"{task}: n {summary['n']}, predicted {dict(sorted(predicted.items()))}, "
+        f"gold {dict(sorted(gold.items()))}"
+    )
+    for rule, expected in (("acc/micro", micro), ("acc/macro", macro)):
+        found = summary["metrics"][rule]
+        errors = (found["value"] - expected) / found["stderr"]
+        print(f"  {rule} {found['value']:.4f}, chance {expected:.4f}, {errors:+.2f} stderr")
+        assert abs(errors) <= 4
+    assert summary["chance"] == pytest.approx(micro)
+
+    # a single letter for all would be a test of the gold labels, not of the way to the score
+    usual = Counter(max(c.values()) for c in by_subject(records).values())
+    share = sum(count * n for count, n in usual.items()) / len(records)
+    assert len(predicted) >= 4
+    assert share < 0.75
+
+
+def by_subject(records: list[dict[str, Any]]) -> dict[str, Counter[str]]:
+    out: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        out[record["subject"]][record["prediction"][0]] += 1
+    return out
