@@ -390,23 +390,29 @@ def test_letters_that_tie_at_a_bfloat16_head_do_not_tie_here(
     from transformers import AutoModelForCausalLM
 
     text = sample_texts[0]
-    alphabet = tuple(f" {chr(ord('A') + i)}" for i in range(26))
+    backend = opened(dtype="bfloat16")
+    tokenizer = backend.loaded.tokenizer
+    every = tokenizer([f"Answer: {chr(i)}" for i in range(ord("A"), ord("z"))]).input_ids
+    border = len(tokenizer("Answer:").input_ids)
+    ends = [ids[-1] for ids in every if len(ids) == border + 1][:26]
+    alphabet = tuple(tokenizer.decode([i]) for i in ends)
+    assert len(alphabet) > 16
     many = [
         Request(id=str(i), context=text[60 * i :][:60] + "\nAnswer:", continuations=alphabet)
-        for i in range(40)
+        for i in range(120)
     ]
-    backend = opened(dtype="bfloat16")
     ours = ask(backend, many)
     judge: Any = AutoModelForCausalLM.from_pretrained(checkpoint("llama"), dtype=torch.bfloat16)
-    ends = [backend.loaded.tokenizer("Answer:" + c).input_ids[-1] for c in alphabet]
     ties = 0
     for request in many:
-        ids = torch.tensor([backend.loaded.tokenizer(request.context).input_ids])
+        ids = torch.tensor([tokenizer(request.context).input_ids])
         with torch.no_grad():
             theirs = judge(ids).logits[0, -1, ends].tolist()
         ties += len(set(theirs)) < len(alphabet)
-    assert ties > 3
-    assert all(len(set(reply.logits)) == len(alphabet) for reply in ours.values())
+    # products of two bfloat16 are short numbers, so that a sum of 32 of them may still meet another
+    still = sum(len(set(reply.logits)) < len(alphabet) for reply in ours.values())
+    assert ties > 10
+    assert still < ties / 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -565,13 +571,29 @@ def nan(a: torch.Tensor, lse_a: torch.Tensor, b: torch.Tensor, lse_b: torch.Tens
     return torch.full_like(a, float("nan"))
 
 
+merge = attention._merge
+
+
+def nan_in_one_tail(*parts: torch.Tensor) -> Any:
+    out = merge(*parts).clone()
+    pack = attention._current[-1]
+    if pack.n > 1:
+        out[:, :, pack.row == 0] = float("nan")
+    return out
+
+
 def broken(*_: Any) -> Any:
     raise RuntimeError("a kernel\n  that is not there")
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(wrong, "differs by"), (nan, "differs by nan"), (broken, "a kernel that is not there")],
+    [
+        (wrong, "differs by"),
+        (nan, "differs by nan"),
+        (nan_in_one_tail, "differs by nan"),
+        (broken, "a kernel that is not there"),
+    ],
 )
 def test_a_packed_path_that_is_wrong_is_not_taken(
     fault: Any,

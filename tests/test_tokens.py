@@ -374,6 +374,18 @@ def test_a_merge_that_reaches_back_many_characters_is_found() -> None:
     same(tokenizer, [ask("Q\n" + word, "A", "B"), ask("Q\n" * 40 + word * 8, "A", "B")])
 
 
+def test_a_merge_that_reaches_back_beyond_the_last_line_is_found() -> None:
+    # the letter swallows its whole line, one token after the other, and the line feed before it
+    line = "x" * 50
+    merges = [("x", "x" * n + "A") for n in range(50)] + [("Ċ", line + "A")]
+    tokenizer = characters(*merges)
+    request = ask("Q\n" * 40 + line, "A", "B")
+    same(tokenizer, [request])
+    (one,) = Encoder(tokenizer).encode([request])
+    assert tokenizer.decode(one.head.tolist()) == ("Q\n" * 40)[:-1]
+    assert [len(tail) for tail in one.tails] == [1, 52]
+
+
 def test_continuations_of_several_tokens_keep_them_all() -> None:
     tokenizer = characters()
     (one,) = Encoder(tokenizer).encode([ask("The answer is", " red", " blue", " red wine")])
