@@ -164,7 +164,9 @@ class HFBackend:
         longest = max(len(row.tokens) for row in todo)
         # attention windows and position scalings set in with length: longer rows are checked anew
         if self.path["attention"] != "plain" and longest > self._checked:
-            self.path, self._checked = self._check(todo), longest
+            # what does not depend on length was tried the first time: then the longest row will do
+            some = [max(todo, key=lambda row: len(row.tokens))] if self._checked else todo
+            self.path, self._checked = self._check(some), longest
             if self.path["attention"] == "plain":
                 self.say(f"plain path: {self.path['reason']}")
         job = _Job(requests, encoded)
