@@ -162,8 +162,7 @@ class HFBackend:
         todo = rows(encoded, self.max_length, requests)
         self.encoder.forget()
         longest = max(len(row.tokens) for row in todo)
-        # attention windows and position scalings set in with length: longer rows are checked anew
-        if self.path["attention"] != "plain" and longest > self._checked:
+        if self.path["attention"] != "plain" and self._length_matters(longest):
             # what does not depend on length was tried the first time: then the longest row will do
             some = [max(todo, key=lambda row: len(row.tokens))] if self._checked else todo
             self.path, self._checked = self._check(some), longest
@@ -174,6 +173,15 @@ class HFBackend:
         runner = self._plain if self.path["attention"] == "plain" else self._packed
         for reads, logits in runner(todo):
             yield from self._settle(job, reads, logits)
+
+    def _length_matters(self, longest: int) -> bool:
+        """Whether rows of `longest` tokens must be tried though shorter ones were found right.
+
+        Attention windows, chunks and position scalings set in at lengths that the configuration
+        names: crossing any of its numbers calls for a new trial, and so does doubling the length.
+        """
+        numbers = loading.numbers(self.model.config.to_dict())
+        return longest >= 2 * self._checked or any(self._checked < n < longest for n in numbers)
 
     def _settle(self, job: _Job, reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Reply]:
         """Take logits [len(reads), V] into the job; yield requests that are complete."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve
@@ -290,6 +290,15 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     nominal = int(getattr(tokenizer, "model_max_length", 0) or 0)
     # transformers writes 10**30 where a tokenizer states no length
     return nominal if 0 < nominal < 10**9 else 2048
+
+
+def numbers(config: Any) -> set[float]:
+    """All numbers anywhere in a configuration."""
+    if isinstance(config, dict):
+        return set().union(*map(numbers, cast("dict[str, Any]", config).values()))
+    if isinstance(config, list | tuple):
+        return set().union(*map(numbers, cast("list[Any]", config)))
+    return {config} if isinstance(config, int | float) else set()
 
 
 def _wrapped(spec: ModelSpec, what: str, error: Exception) -> ModelError:

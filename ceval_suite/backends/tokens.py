@@ -19,7 +19,10 @@ from ceval_suite.schema import Request
 
 CHUNK = 256
 TAIL = 48
-"""Characters of context that are tokenised again together with a continuation."""
+"""Characters of context that are tokenised again together with a continuation, at least."""
+
+LINE = 256
+"""A last line longer than this is cut at a blank, or anywhere, instead of at its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,16 @@ class Encoder:
 
 
 def _tail(context: str) -> str:
-    cut = context.rfind("\n", 0, max(0, len(context) - TAIL))
-    return context[cut + 1 :] if cut >= 0 else context
+    last = len(context) - TAIL
+    if last <= 0:
+        return context
+    first = max(0, len(context) - LINE)
+    line = context.rfind("\n", first, last)
+    if line >= 0:
+        return context[line + 1 :]
+    # whatever the cut, `_spliced` takes it only where it is a border of the context's own tokens
+    blank = context.rfind(" ", first, last)
+    return context[blank if blank >= 0 else first :]
 
 
 def _spliced(context: Tokens, tail: Tokens, joined: Sequence[Tokens]) -> list[Tokens] | None:
