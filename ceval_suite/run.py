@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,13 @@ from ceval_suite.backends import open_backend
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.errors import RunError
+from ceval_suite.fitting import render
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, read_json, safe_name, write_json
-from ceval_suite.schema import Item, Record
+from ceval_suite.schema import Item, Record, Request
 from ceval_suite.specs import ModelSpec
-
-COUNT_CHUNK = 2048
-
-
-def render(prepared: Prepared, items: Sequence[Item], backend: Backend) -> list[Prompt]:
-    """Prompts of the items, fitted into the backend's context by the benchmark's own rule.
-
-    Raises:
-        PromptError: one does not fit even without shots.
-    """
-    wrap = backend.wrap if prepared.chat else None
-    renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
-    prompts = [renderers[item.subject].render(item) for item in items]
-    out: list[Prompt] = []
-
-    def count(text: str) -> int:
-        return backend.count_tokens([text], template_tokens=prepared.chat)[0]
-
-    for start in range(0, len(prompts), COUNT_CHUNK):
-        chunk = prompts[start : start + COUNT_CHUNK]
-        texts = [p.text + p.lead for p in chunk]
-        lengths = backend.count_tokens(texts, template_tokens=prepared.chat)
-        for prompt, length in zip(chunk, lengths, strict=True):
-            if length >= backend.max_length:
-                fitted = renderers[prompt.item.subject]
-                prompt = fitted.fit(prompt.item, count, backend.max_length)
-            out.append(prompt)
-    return out
+from ceval_suite.verify import check_again
 
 
 @dataclass
@@ -56,8 +31,22 @@ class Watch:
 
     say: Say = lambda _: None
     start: Callable[[str, int, int], None] = lambda _name, _total, _done: None
-    step: Callable[[Record], None] = lambda _: None
+    step: Callable[[str, Record], None] = lambda _name, _record: None
     stop: Callable[[], None] = lambda: None
+
+
+@dataclass
+class _Open:
+    """A task whose run folder is open and still lacks records."""
+
+    prepared: Prepared
+    run: RunFolder
+    left: list[Item]
+    name: str
+    prompts: list[Prompt] = field(default_factory=list[Prompt])
+    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    missing: int = 0
 
 
 def evaluate(
@@ -66,41 +55,61 @@ def evaluate(
     tasks: Sequence[Prepared],
     out: Path,
     watch: Watch | None = None,
+    *,
+    verify: int = 0,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
-    The model is loaded only when something is left to score.
+    All tasks go to the model in one call, so that what they share is computed once. The model is
+    loaded only when something is left to score. `verify` items are scored again by the plain path
+    in float32 and compared.
 
     Returns:
-        The run folders, in the order of `tasks`.
+        The run folders, in the order of `tasks`, each once.
 
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
     watch = watch or Watch()
     weights = identity(spec, resolve(spec))
-    backend: Backend | None = None
-    folders: list[Path] = []
-    for prepared in tasks:
-        folder = out / safe_name(model) / prepared.folder
-        folders.append(folder)
-        about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
-        about |= prepared.about() | {"ceval_suite": __version__}
-        who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
-        # another model's folder is refused here, before anything heavy is loaded
-        with RunFolder(folder, who, about) as run:
+    folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
+    with ExitStack() as stack:
+        runs: list[tuple[Prepared, RunFolder]] = []
+        some: list[_Open] = []
+        for prepared, folder in zip(tasks, folders, strict=True):
+            if any(run.path == folder for _, run in runs):
+                continue  # the same task twice
+            about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
+            about |= prepared.about() | {"ceval_suite": __version__}
+            who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
+            # another model's folder is refused here, before anything heavy is loaded
+            run = stack.enter_context(RunFolder(folder, who, about))
             left = _left(prepared, run)
             if not left and _summarized(folder):
                 watch.say(f"{prepared.task.name}: reused {folder}")
-                continue
-            _say_not_scored(prepared, watch)
+                if not verify:
+                    continue
+            else:
+                _say_not_scored(prepared, watch)
+            runs.append((prepared, run))
             if left:
-                if backend is None:
-                    watch.say(f"loading {model}")
-                    backend = open_backend(spec, watch.say)
-                _score(prepared, left, run, backend, watch)
-            write_json(folder / "summary.json", summary(prepared, model, run))
-    return folders
+                some.append(_Open(prepared, run, left, _label(prepared, tasks)))
+        if some:
+            watch.say(f"loading {model}")
+            _score(model, some, open_backend(spec, watch.say), watch)
+        for prepared, run in runs:
+            write_json(run.path / "summary.json", summary(prepared, model, run))
+        if verify and runs:
+            check_again(runs, verify, spec, watch.say)
+    return list(dict.fromkeys(folders))
+
+
+def _label(prepared: Prepared, tasks: Sequence[Prepared]) -> str:
+    """The task's name, with protocol and shots where the call has it more than once."""
+    name = prepared.task.name
+    if sum(other.task.name == name for other in tasks) == 1:
+        return name
+    return f"{name} {prepared.protocol} {prepared.shots}-shot"
 
 
 def _summarized(folder: Path) -> bool:
@@ -116,39 +125,62 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if item.id not in run.done]
 
 
-def _score(
-    prepared: Prepared, left: Sequence[Item], run: RunFolder, backend: Backend, watch: Watch
-) -> None:
-    begun = time.perf_counter()
-    _same_numerics(run, backend)
-    prompts = render(prepared, left, backend)
-    by_id = {prompt.item.id: prompt for prompt in prompts}
-    _say_fitting(prepared, prompts, watch)
-    letters = backend.audit([p.request() for p in prompts[:1]])
-    engine = backend.describe()
-    run.update({"engine": engine, "letters": letters})
-    watch.start(prepared.task.name, len(run.done) + len(left), len(run.done))
-    scoring = time.perf_counter()
+def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+    owner: dict[str, tuple[_Open, Prompt]] = {}
+    requests: list[Request] = []
+    for one in some:
+        begun = time.perf_counter()
+        _same_numerics(one.run, backend)
+        one.prompts = render(one.prepared, one.left, backend)
+        _say_fitting(one.prepared, one.prompts, watch)
+        letters = backend.audit([prompt.request() for prompt in one.prompts[:1]])
+        one.run.update({"engine": backend.describe(), "letters": letters})
+        for prompt in one.prompts:
+            request = prompt.request()
+            if request.id in owner:  # the same item under another protocol or with other shots
+                request = replace(request, id=f"{one.prepared.folder}: {request.id}")
+            owner[request.id] = (one, prompt)
+            requests.append(request)
+        watch.start(one.name, len(one.run.done) + len(one.left), len(one.run.done))
+        one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
+        one.tokens = {"total": 0, "computed": 0}
+        one.missing = len(one.prompts)
+    last = time.perf_counter()
     try:
-        for reply in backend.ask([p.request() for p in prompts]):
-            record = judge(by_id[reply.id], reply, prepared.template.match)
-            run.append(record)
-            watch.step(record)
+        for reply in backend.ask(requests):
+            one, prompt = owner[reply.id]
+            record = judge(prompt, reply, one.prepared.template.match)
+            one.run.append(record)
+            watch.step(one.name, record)
+            one.tokens["total"] += reply.num_tokens
+            one.tokens["computed"] += reply.new_tokens
+            # what passes between two replies is the second one's
+            now = time.perf_counter()
+            one.seconds["scoring"] += now - last
+            last = now
+            one.missing -= 1
+            if not one.missing:  # what stops a later task must not leave this one unfinished
+                _close(one, backend)
+                summed = summary(one.prepared, model, one.run)
+                write_json(one.run.path / "summary.json", summed)
     finally:
         watch.stop()
-        spent = {"scoring": time.perf_counter() - scoring, "rest": scoring - begun}
-        after = backend.describe()
-        # the backend counts over all its runs, a resumed run over all its starts
-        tokens = {
-            k: n - engine.get("tokens", {}).get(k, 0) for k, n in after.get("tokens", {}).items()
+        for one in some:
+            if one.missing:
+                _close(one, backend)
+            one.run.update({"engine": backend.describe()})  # all tasks of the call included
+
+
+def _close(one: _Open, backend: Backend) -> None:
+    """Note what the task took; a resumed run counts over all its starts."""
+    before = one.run.about
+    one.run.update(
+        {
+            "engine": backend.describe(),
+            "tokens": _sum(before.get("tokens", {}), one.tokens),
+            "seconds": _sum(before.get("seconds", {}), one.seconds),
         }
-        run.update(
-            {
-                "engine": after,
-                "tokens": _sum(run.about.get("tokens", {}), tokens),
-                "seconds": _sum(run.about.get("seconds", {}), spent),
-            }
-        )
+    )
 
 
 def _sum(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Reply:
 
     `logprobs` are natural logarithms over the full vocabulary, summed over a continuation's
     tokens. `logits` are the raw float32 head outputs when every continuation is one token, else
-    empty. `choice_mass` is the probability of all continuations together.
+    empty. `choice_mass` is the probability of all continuations together. `new_tokens` counts the
+    tokens that had to be computed for this request, having been computed for none before it.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Reply:
     logits: tuple[float, ...] = ()
     num_tokens: int = 0
     choice_mass: float = 0.0
+    new_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,40 @@ def models(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, ModelS
     return out
 
 
+def selections(base: Selection, protocols: Sequence[str], shots: Sequence[str]) -> list[Selection]:
+    """`base` under each protocol with each number of shots; none given means the task's own.
+
+    Raises:
+        ConfigError: shots that are no number.
+    """
+    for part in shots:
+        if not part.isdecimal():
+            raise ConfigError(f"--shots: '{part}' is not a number of shots; give 5, or 0,5.")
+    return [
+        replace(base, protocol=protocol, shots=number)
+        for protocol in protocols or [None]
+        for number in [int(part) for part in shots] or [None]
+    ]
+
+
 def run(
-    specs: Mapping[str, ModelSpec], tasks: Sequence[str], chosen: Selection, out: Path, say: Say
+    specs: Mapping[str, ModelSpec],
+    tasks: Sequence[str],
+    chosen: Sequence[Selection],
+    out: Path,
+    say: Say,
+    verify: int = 0,
 ) -> list[Path]:
-    """Score every model on every task; everything is prepared before the first model is loaded.
+    """Score every model on every task as each selection wants it.
+
+    Everything is prepared before the first model is loaded.
 
     Returns:
         The run folders, models first.
     """
-    prepared = [prepare(task, chosen) for task in tasks]
+    prepared = [prepare(task, selection) for task in tasks for selection in chosen]
     folders: list[Path] = []
     with Items(say) as items:
         for name, spec in specs.items():
-            folders += evaluate(name, spec, prepared, out, items.watch())
+            folders += evaluate(name, spec, prepared, out, items.watch(), verify=verify)
     return folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +78,51 @@ def tiny_tokenizer(sample_texts: list[str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """A two-layer Llama with random weights and the tiny tokenizer, as a checkpoint directory."""
+def tiny_llama(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any
+) -> Callable[..., Path]:
+    """Makes checkpoint directories: Llamas of random weights with the tiny tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
+    def make(name: str, seed: int, **shape: Any) -> Path:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tiny_tokenizer),
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=16384,
+            bos_token_id=tiny_tokenizer.bos_token_id,
+            eos_token_id=tiny_tokenizer.eos_token_id,
+            **shape,
+        )
+        folder = tmp_path_factory.mktemp(name)
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_llama: Callable[..., Path]) -> Path:
+    """A two-layer Llama with random weights, as a checkpoint directory."""
+    return tiny_llama(
+        "tiny-llama",
+        seed=0,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=16384,
         initializer_range=0.1,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
     )
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch: models this small spend their time waiting for the other threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -29,11 +29,14 @@ stats
 metrics
 prepare
 backends.base backends.batching
-backends.tokens backends.attention
+backends.tokens backends.attention backends.head
 backends.sources backends.gguf_header
-backends.loading
+backends.loading backends.forward
+backends.seq2seq backends.validity
 backends.hf
 backends.__init__
+fitting
+verify
 run
 report.__init__ report.table
 report.board report.listing

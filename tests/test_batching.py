@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceval_suite.backends.batching import (
-    MIN_STEM,
+    CUT,
+    EARLY,
+    Node,
+    Pack,
     Read,
     Row,
-    Segment,
-    Stem,
     common,
-    merge_rows,
+    halve,
     pack,
-    plan,
     planned_tokens,
     probe,
+    trie,
 )
 
 Sketch = tuple[list[int], list[tuple[int, int]]]
@@ -57,83 +58,149 @@ def sketches(draw: st.DrawFn) -> list[Sketch]:
     return out
 
 
-def leaves(root: Stem) -> Iterator[tuple[list[int], Segment]]:
-    """Every segment with the tokens of the stems above it, followed down from the root."""
-
-    def down(stem: Stem, above: list[int]) -> Iterator[tuple[list[int], Segment]]:
-        yield above, stem.segment
-        inside = above + stem.segment.tokens.tolist()
-        for tail in stem.tails:
-            yield inside, tail
-        for child in stem.stems:
-            yield from down(child, inside)
-
-    return down(root, [])
+def heads(rows: list[Row]) -> set[tuple[int, ...]]:
+    """Distinct non-empty heads, found the naive way: the nodes of the token trie."""
+    return {tuple(row.tokens[:n].tolist()) for row in rows for n in range(1, len(row.tokens) + 1)}
 
 
-def trie_nodes(rows: list[Row]) -> int:
-    """Distinct non-empty heads, counted the naive way."""
-    return len(
-        {tuple(row.tokens[:n].tolist()) for row in rows for n in range(1, len(row.tokens) + 1)}
+def paths(nodes: list[Node]) -> list[list[int]]:
+    """The tokens from the root to the end of each node."""
+    out: list[list[int]] = []
+    for node in nodes:
+        above = out[node.parent] if node.parent >= 0 else []
+        assert len(above) == node.start
+        out.append(above + node.tokens.tolist())
+    return out
+
+
+def all_packs(nodes: list[Node], budget: int, cut: int) -> list[Pack]:
+    packs: list[Pack] = []
+    while not packs or packs[-1].last < len(nodes):
+        packs.append(pack(nodes, packs[-1].last if packs else 0, budget, cut))
+    return packs
+
+
+sizes = st.sampled_from([1, 2, 5, 100])
+cuts = st.sampled_from([1, 3, CUT])
+
+
+@given(sketches(), sizes)
+def test_every_head_is_one_token_of_the_plan_and_no_other(
+    drawn: list[Sketch], longest: int
+) -> None:
+    rows = build(drawn)
+    nodes = trie(rows, longest)
+    assert planned_tokens(nodes) == len(heads(rows))
+    found = Counter(
+        tuple(path[: node.start + k + 1])
+        for node, path in zip(nodes, paths(nodes), strict=True)
+        for k in range(len(node.tokens))
     )
+    assert found == Counter(dict.fromkeys(heads(rows), 1))
+    assert all(0 < len(node.tokens) <= longest for node in nodes)
+    assert [node.leaf for node in nodes] == [
+        all(other.parent != k for other in nodes) for k in range(len(nodes))
+    ]
 
 
-@given(sketches(), st.sampled_from([1, 2, 3, MIN_STEM]))
+@given(sketches(), sizes)
 def test_every_read_stands_once_at_its_own_place_below_its_own_tokens(
-    drawn: list[Sketch], min_stem: int
+    drawn: list[Sketch], longest: int
 ) -> None:
     rows = build(drawn)
     owner = {read: row for row in rows for read in row.reads}
+    nodes = trie(rows, longest)
     found: Counter[Read] = Counter()
-    for above, segment in leaves(plan(rows, min_stem)):
-        assert segment.start == len(above)
-        whole = above + segment.tokens.tolist()
-        for read in segment.reads:
+    for node, path in zip(nodes, paths(nodes), strict=True):
+        for read in node.reads:
             found[read] += 1
-            assert segment.start <= read.position < len(whole)
+            assert node.start <= read.position < node.end
             # the model sees at this position exactly the head of the row that asked
-            assert whole[: read.position + 1] == owner[read].tokens[: read.position + 1].tolist()
+            assert path[: read.position + 1] == owner[read].tokens[: read.position + 1].tolist()
     assert found == Counter(dict.fromkeys(owner, 1))
 
 
-@given(sketches())
-def test_with_the_shortest_stems_every_trie_node_is_computed_once(drawn: list[Sketch]) -> None:
-    rows = build(drawn)
-    assert planned_tokens(plan(rows, 1)) == trie_nodes(rows)
+def seen(packs: list[Pack], nodes: list[Node]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """(token, position, what it attends to as (token, position)) of every packed token."""
+    kept: dict[int, tuple[int, int]] = {}
+    for some in packs:
+        own = list(zip(some.tokens.tolist(), some.positions.tolist(), strict=True))
+        depth = [0] * len(own)
+        for first, last, above in some.stems:
+            depth[first:last] = [above] * (last - first)
+        places = Counter(int(t) for block in some.blocks for t in block.token)
+        assert places == Counter(range(len(own)))
+        for block in some.blocks:
+            for t, r, c in zip(block.token, block.row, block.column, strict=True):
+                assert block.index[r, c] == t
+                above = [kept[p] for p in range(depth[t])]
+                yield *own[t], above + [own[i] for i in block.index[r, : c + 1]]
+        for first, last, at in some.keep:
+            kept.update({at + i: own[first + i] for i in range(last - first)})
 
 
-@given(sketches(), st.integers(1, 20))
-def test_a_plan_lies_between_the_trie_and_the_plain_sum(drawn: list[Sketch], min_stem: int) -> None:
-    rows = build(drawn)
-    assert (
-        trie_nodes(rows)
-        <= planned_tokens(plan(rows, min_stem))
-        <= sum(len(row.tokens) for row in rows)
-    )
-
-
-@given(sketches(), st.sampled_from([1, 3]))
-def test_a_stem_is_long_enough_and_serves_at_least_two(drawn: list[Sketch], min_stem: int) -> None:
-    root = plan(build(drawn), min_stem)
-    for stem in root.walk():
-        if stem is root:
-            assert not len(stem.segment.tokens)
-            assert not stem.segment.reads
-        else:
-            assert len(stem.segment.tokens) >= min_stem
-            assert len(stem.tails) + len(stem.stems) >= 2
-        assert all(len(tail.tokens) for tail in stem.tails)
-
-
-@given(sketches(), st.randoms(use_true_random=False), st.sampled_from([1, 4]))
-def test_the_plan_does_not_depend_on_the_order_of_the_rows(
-    drawn: list[Sketch], shuffle: random.Random, min_stem: int
+@given(sketches(), sizes, st.sampled_from([1, 4, 9, 50]), cuts)
+def test_every_packed_token_sees_its_own_path_and_nothing_else(
+    drawn: list[Sketch], longest: int, budget: int, cut: int
 ) -> None:
-    def shape(rows: list[Row]) -> Counter[Any]:
-        return Counter(
-            (tuple(above), segment.start, tuple(segment.tokens.tolist()), frozenset(segment.reads))
-            for above, segment in leaves(plan(rows, min_stem))
-        )
+    rows = build(drawn)
+    nodes = trie(rows, longest)
+    packs = all_packs(nodes, budget, cut)
+    assert [some.first for some in packs] == [0, *(some.last for some in packs[:-1])]
+    found: Counter[tuple[int, ...]] = Counter()
+    for token, position, above in seen(packs, nodes):
+        assert [p for _, p in above] == list(range(position + 1))
+        assert above[-1] == (token, position)
+        found[tuple(t for t, _ in above)] += 1
+    assert found == Counter(dict.fromkeys(heads(rows), 1))
+
+
+@given(sketches(), sizes, st.sampled_from([1, 4, 9, 50]), cuts)
+def test_packs_keep_to_the_budget_and_read_at_the_right_token(
+    drawn: list[Sketch], longest: int, budget: int, cut: int
+) -> None:
+    nodes = trie(build(drawn), longest)
+    reads: Counter[Read] = Counter()
+    for some in all_packs(nodes, budget, cut):
+        assert len(some.tokens) <= budget or some.last - some.first == 1
+        for read, at in zip(some.reads, some.at, strict=True):
+            assert some.positions[at] == read.position
+            reads[read] += 1
+        # a long head that others hang below ends its pack, so that they find it kept
+        inside = nodes[some.first : some.last - 1]
+        assert all(node.leaf or len(node.tokens) < cut for node in inside)
+    assert reads == Counter(read for node in nodes for read in node.reads)
+
+
+@given(sketches(), sizes, st.integers(0, 100))
+def test_a_node_cut_in_two_leaves_the_trie_as_it_was(
+    drawn: list[Sketch], longest: int, which: int
+) -> None:
+    rows = build(drawn)
+    nodes = trie(rows, longest)
+    long = [k for k, node in enumerate(nodes) if len(node.tokens) > 1]
+    if not long:
+        return
+    cut = halve(nodes, long[which % len(long)])
+    assert len(cut) == len(nodes) + 1
+    assert Counter(tuple(p) for p in paths(cut)) >= Counter(tuple(p) for p in paths(nodes))
+    assert planned_tokens(cut) == planned_tokens(nodes)
+    found = Counter(tuple(t for t, _ in above) for *_, above in seen(all_packs(cut, 9, 3), cut))
+    assert found == Counter(dict.fromkeys(heads(rows), 1))
+    for node in cut:
+        assert all(node.start <= read.position < node.end for read in node.reads)
+    assert Counter(r for n in cut for r in n.reads) == Counter(r for n in nodes for r in n.reads)
+
+
+@given(sketches(), st.randoms(use_true_random=False), sizes)
+def test_the_plan_does_not_depend_on_the_order_of_the_rows(
+    drawn: list[Sketch], shuffle: random.Random, longest: int
+) -> None:
+    def shape(rows: list[Row]) -> list[Any]:
+        return [
+            (node.start, node.tokens.tolist(), node.parent, frozenset(node.reads))
+            for node in trie(rows, longest)
+        ]
 
     rows = build(drawn)
     mixed = list(rows)
@@ -142,61 +209,46 @@ def test_the_plan_does_not_depend_on_the_order_of_the_rows(
 
 
 @given(sketches())
-def test_planning_leaves_the_rows_as_they_were(drawn: list[Sketch]) -> None:
+def test_new_tokens_of_the_rows_add_up_to_the_plan(drawn: list[Sketch]) -> None:
     rows, before = build(drawn), build(drawn)
-    plan(rows, 1)
+    assert planned_tokens(trie(rows, 100)) == sum(row.new for row in rows)
     assert [(r.tokens.tolist(), r.reads) for r in rows] == [
         (r.tokens.tolist(), r.reads) for r in before
     ]
 
 
-def test_a_row_that_is_the_head_of_others_costs_nothing_more() -> None:
-    rows = build([([1, 2], [(1, 9)]), ([1, 2, 3], [(2, 9)]), ([1, 2, 4], [(2, 9)])])
-    root = plan(rows, 1)
-    assert planned_tokens(root) == 4
-    (stem,) = root.stems
-    assert stem.segment.tokens.tolist() == [1, 2]
-    assert stem.segment.reads == [Read(1, 9, (0, 0))]
-    assert sorted(tail.tokens.tolist() for tail in stem.tails) == [[3], [4]]
+def test_planning_is_linear_in_the_input() -> None:
+    # nodes visited, not seconds: each row adds at most two nodes and a cut one
+    shots = list(range(3, 300))
+    for n in (100, 1000):
+        rows = build([([*shots, *divmod(k, 50), 1], [(299, 0)]) for k in range(n)])
+        nodes = trie(rows, 1000)
+        assert len(nodes) <= 2 * n + 1
+        assert planned_tokens(nodes) == len(shots) + -(-n // 50) + n * 2
 
 
-def test_equal_rows_are_one_row_with_all_their_reads() -> None:
-    rows = build([([5, 6, 7], [(2, k)]) for k in range(4)])
-    (merged,) = merge_rows(rows)
-    assert sorted(merged.reads) == sorted(read for row in rows for read in row.reads)
-    assert planned_tokens(plan(rows)) == 3
-
-
-def test_a_single_row_is_one_tail_of_the_root() -> None:
-    root = plan(build([([7, 8], [(0, 8), (1, 1)])]))
-    assert not root.stems
-    (tail,) = root.tails
-    assert (tail.start, tail.tokens.tolist(), len(tail.reads)) == (0, [7, 8], 2)
-
-
-def test_no_rows_make_an_empty_plan() -> None:
-    assert planned_tokens(plan([])) == 0
-
-
-def test_stems_nest_as_header_then_passage_then_question() -> None:
+def test_levels_nest_as_header_then_passage_then_question() -> None:
     header, passage = list(range(100, 140)), list(range(200, 230))
     rows = build(
         [(header + passage + [1, k], [(71, 0)]) for k in range(3)]
         + [([*header, 2, k], [(41, 0)]) for k in range(3)]
     )
-    root = plan(rows)
-    (outer,) = root.stems
-    (inner,) = outer.stems
-    assert outer.segment.tokens.tolist() == header
-    assert inner.segment.tokens.tolist() == [*passage, 1]
-    assert inner.segment.start == len(header)
-    assert planned_tokens(root) == 40 + 31 + 3 + 3 * 2
+    nodes = trie(rows, 100)
+    assert [(n.start, len(n.tokens), n.parent) for n in nodes] == [
+        (0, 40, -1),
+        (40, 1, 0),
+        (41, 1, 1),
+        (41, 1, 1),
+        (41, 1, 1),
+        (40, 31, 0),
+        (71, 1, 5),
+        (71, 1, 5),
+        (71, 1, 5),
+    ]
 
 
-@pytest.mark.parametrize(("extra", "stems"), [(0, 1), (-1, 0)])
-def test_heads_shorter_than_the_shortest_stem_are_not_shared(extra: int, stems: int) -> None:
-    head = list(range(MIN_STEM + extra))
-    assert len(plan(build([([*head, 90], []), ([*head, 91], [])])).stems) == stems
+def test_no_rows_make_an_empty_plan() -> None:
+    assert trie([], 10) == []
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.integers(0, 3), max_size=8))
@@ -207,53 +259,31 @@ def test_common_is_the_length_of_the_common_head(a: list[int], b: list[int]) -> 
     assert common(np.asarray(a, np.int32), np.asarray(b, np.int32)) == n
 
 
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 100))
-def test_packs_hold_each_tail_once_and_keep_to_the_budget(sizes: list[int], budget: int) -> None:
-    tails = [Segment(0, np.zeros(n, np.int32), []) for n in sizes]
-    packs = pack(tails, budget)
-    assert sorted(id(t) for some in packs for t in some) == sorted(id(t) for t in tails)
-    for some in packs:
-        assert len(some) == 1 or sum(len(t.tokens) for t in some) <= budget
-    lengths = [len(t.tokens) for some in packs for t in some]
-    assert lengths == sorted(lengths, reverse=True)
-
-
-def test_a_tail_without_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="without tokens"):
-        pack([Segment(0, np.empty(0, np.int32), [])], 8)
-
-
-@given(sketches())
+@given(sketches(), st.integers(1, 40))
 @settings(max_examples=50)
-def test_a_probe_tries_stems_and_packs_whatever_was_asked(drawn: list[Sketch]) -> None:
+def test_a_probe_tries_kept_and_shared_heads_whatever_was_asked(
+    drawn: list[Sketch], length: int
+) -> None:
     rows = build(drawn)
-    tried = probe(rows)
-    lengths = [len(row.tokens) for row in rows]
-    assert {min(lengths), max(lengths)} == {len(row.tokens) for row in tried}
-    # reads of the made-up siblings never meet those of a request
+    tried = probe(rows, length)
+    longest = max(len(row.tokens) for row in rows)
+    assert {len(row.tokens) for row in tried} == {min(length, longest)}
+    assert any(
+        row.tokens[: len(tried[0].tokens)].tolist() == tried[0].tokens.tolist() for row in rows
+    )
+    # reads of the probe never meet those of a request
+    assert all(read.slot[0] < 0 for row in tried for read in row.reads)
     keys = [(read.slot, read.position) for row in tried for read in row.reads]
-    real = {read.slot for row in rows for read in row.reads}
-    assert {slot for slot, _ in keys if slot[0] >= 0} <= real
-    made = [key for key in keys if key[0][0] < 0]
-    assert len(set(made)) == len(made) > 0
-    assert sum(len(stem.tails) for stem in plan(tried).walk()) >= 2
+    assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("length", [MIN_STEM + 1, 2 * MIN_STEM, 500])
-def test_a_probe_of_one_row_has_stems_with_several_tails(length: int) -> None:
-    tried = probe(build([(list(range(length)), [(length - 1, 3)])]))
-    root = plan(tried)
-    (early,) = root.stems
-    assert len(early.segment.tokens) == MIN_STEM
-    if length < 4 * MIN_STEM:
-        assert (len(early.tails), early.stems) == (2, [])
-    else:
-        (half,) = early.stems
-        assert len(early.tails) == 1
-        assert len(half.tails) == 2
-        assert half.segment.start + len(half.segment.tokens) == length // 2
-    # read right after the borders, where a forgotten stem shows most
-    for stem in root.walk():
-        for tail in stem.tails:
-            spots = {read.position for read in tail.reads}
-            assert spots == {length - 1} or tail.start in spots
+@pytest.mark.parametrize("length", [EARLY + 1, 2 * EARLY, 500])
+def test_a_probe_leaves_its_row_early_and_half_way(length: int) -> None:
+    tried = probe(build([(list(range(length)), [(length - 1, 3)])]), length)
+    starts = {node.start for node in trie(tried, 1000)}
+    assert starts == (
+        {0, EARLY} if length < 4 * EARLY and length // 2 <= EARLY else {0, EARLY, 250}
+    )
+    # read right after the border, where a forgotten head shows most
+    for row, border in zip(tried[1:], sorted(starts - {0}), strict=True):
+        assert {read.position for read in row.reads} >= {border, length - 1}

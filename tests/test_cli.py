@@ -145,7 +145,7 @@ def test_the_command_and_the_module_are_the_same(tmp_path: Path) -> None:
         ["run", "--model", "x"],
         ["run", "--tasks", "mmlu"],
         ["run", "--model", "x", "--tasks", "mmlu", "--limit", "0"],
-        ["run", "--model", "x", "--tasks", "mmlu", "--shots", "-1"],
+        ["run", "--model", "x", "--tasks", "mmlu", "--verify", "-1"],
         ["run", "--model", "x", "--tasks", "mmlu", "--max-length", "many"],
         ["preview"],
         ["preview", "sample-mmlu", "--index", "-1"],
@@ -232,6 +232,29 @@ TINY = "TINY"
         (
             ["run", "--model", TINY, "--tasks", "ceval", "--data", "."],
             ["task 'ceval': no benchmark files"],
+        ),
+        *(
+            (
+                ["run", "--model", TINY, "--tasks", "sample-mmlu", "--shots", shots],
+                [f"--shots: '{shown}' is not a number of shots", "give 5, or 0,5"],
+            )
+            for shots, shown in [("-1", "-1"), ("0,x", "x"), ("5,1.5", "1.5"), ("0 5", "0 5")]
+        ),
+        (
+            ["run", "--model", TINY, "--tasks", "sample-mmlu", "--shots", "0,6"],
+            ["has 5 shots, 6 were asked for"],
+        ),
+        (
+            ["run", "--model", TINY, "--tasks", "sample-mmlu", "--protocol", "colossal,oficial"],
+            ["unknown protocol 'oficial'", "did you mean 'official'?"],
+        ),
+        (
+            ["run", "--model", TINY, "--tasks", "sample-mmlu", "--engine", "plan"],
+            ["command line: engine"],
+        ),
+        (
+            ["run", "--model", TINY, "--tasks", "sample-mmlu", "--memory", "8 apples"],
+            ["command line: memory"],
         ),
         (["board"], ["give --runs DIR"]),
         (["board", "--runs", "nowhere"], ["nowhere does not exist"]),

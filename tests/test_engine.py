@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from ceval_suite.backends import attention, hf, open_backend
+from ceval_suite.backends import attention, head, hf, open_backend
 from ceval_suite.backends.base import Backend
-from ceval_suite.backends.hf import Float32Head, HFBackend
+from ceval_suite.backends.batching import planned_tokens, trie
+from ceval_suite.backends.head import Float32Head
+from ceval_suite.backends.hf import HFBackend
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Reply, Request
 from ceval_suite.specs import ModelSpec
@@ -44,8 +46,8 @@ ZOO: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "llama-tied": ("LlamaConfig", {**SMALL, "tie_word_embeddings": True}, "packed", ""),
     "qwen2": ("Qwen2Config", SMALL, "packed", ""),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4}, "packed", ""),
-    "gemma2": ("Gemma2Config", {**SMALL, "head_dim": 8}, "plain", "softcap"),
-    "mistral": ("MistralConfig", {**SMALL, "sliding_window": 64}, "plain", "window of 64"),
+    "gemma2": ("Gemma2Config", {**SMALL, "head_dim": 8}, "packed", ""),
+    "mistral": ("MistralConfig", {**SMALL, "sliding_window": 64}, "packed", ""),
     "phi3": (
         "Phi3Config",
         {**SMALL, "rope_scaling": LONGROPE, "original_max_position_embeddings": 128},
@@ -58,7 +60,7 @@ ZOO: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "plain",
         "differs by",
     ),
-    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "plain", "differs by"),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "plain", "its own"),
 }
 
 
@@ -242,10 +244,16 @@ def test_the_path_is_checked_again_only_for_longer_rows(
 ) -> None:
     backend = opened()
     checks: list[int] = []
-    real = backend._check
-    monkeypatch.setattr(backend, "_check", lambda todo: checks.append(len(todo)) or real(todo))
+    real = hf.check
+
+    def check(forward: Any, todo: Any, length: int) -> dict[str, Any]:
+        checks.append(length)
+        return real(forward, todo, length)
+
+    monkeypatch.setattr(hf, "check", check)
     for some in (requests[-1:], requests, requests[:3], requests):
         ask(backend, some)
+    assert checks == sorted(set(checks))
     assert len(checks) == 2
 
 
@@ -267,8 +275,8 @@ def test_a_reply_does_not_depend_on_the_pack_size(
     budget: int, opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = ask(opened(), requests)
-    monkeypatch.setattr(hf, "PACK_TOKENS", budget)
     backend = opened()
+    backend.forward.sizes.fix(budget)
     same(ask(backend, requests), usual)
     assert backend.path["attention"] == "packed"
 
@@ -281,17 +289,17 @@ def test_shared_heads_are_computed_once(opened: Any, requests: list[Request]) ->
     todo = hf.rows(encoded, backend.max_length, requests)
     # the rows that the check ran are not counted
     assert tokens["total"] == sum(len(row.tokens) for row in todo)
-    assert tokens["computed"] == hf.planned_tokens(hf.plan(todo))
+    assert tokens["computed"] == planned_tokens(trie(todo, 512))
     assert tokens["computed"] < 0.6 * tokens["total"]
     assert sum(r.num_tokens for r in replies.values()) <= tokens["total"]
     ask(backend, requests)
-    assert backend.tokens["computed"] == 2 * tokens["computed"]
+    assert backend.describe()["tokens"]["computed"] == 2 * tokens["computed"]
 
 
 def test_the_plain_path_computes_every_row(opened: Any, requests: list[Request]) -> None:
-    backend = opened("gemma2")
+    backend = opened("mamba")
     ask(backend, requests)
-    assert backend.tokens["computed"] == backend.tokens["total"] > 0
+    assert backend.describe()["tokens"]["computed"] == backend.describe()["tokens"]["total"] > 0
 
 
 def test_equal_questions_are_computed_once_and_both_answered(opened: Any) -> None:
@@ -302,13 +310,16 @@ def test_equal_questions_are_computed_once_and_both_answered(opened: Any) -> Non
     ]
     replies = ask(backend, twins)
     assert replies["x"].logits == replies["y"].logits == replies["z"].logits[::-1]
-    assert backend.tokens["computed"] == replies["x"].num_tokens
+    assert backend.describe()["tokens"]["computed"] == replies["x"].num_tokens
 
 
 def test_letters_cost_no_row_of_their_own(opened: Any) -> None:
     backend = opened()
     ask(backend, [Request(id="x", context="Which one is it?\nAnswer:", continuations=LETTERS)])
-    assert backend.tokens["total"] == backend.count_tokens(["Which one is it?\nAnswer:"])[0]
+    assert (
+        backend.describe()["tokens"]["total"]
+        == backend.count_tokens(["Which one is it?\nAnswer:"])[0]
+    )
 
 
 def test_nothing_asked_is_nothing_answered(opened: Any) -> None:
@@ -420,7 +431,7 @@ def test_letters_that_tie_at_a_bfloat16_head_do_not_tie_here(
 def test_the_head_computes_blocks_of_the_vocabulary_alike(
     dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hf, "HEAD_ROWS", 7)
+    monkeypatch.setattr(head, "BLOCK", 7)
     torch.manual_seed(0)
     inner = torch.nn.Linear(5, 30, bias=bias, dtype=dtype)
     hidden = torch.randn(2, 3, 5).to(dtype)
@@ -466,7 +477,7 @@ def test_running_out_of_memory_once_halves_the_packs_for_good(
     struck: list[int] = []
 
     def strikes(tokens: int, packed: bool) -> bool:
-        if packed and not struck and attention._current[-1].n > 1:
+        if packed and not struck and len(attention._current[-1].pack.tokens) > 60:
             struck.append(tokens)
             return True
         return False
@@ -477,12 +488,12 @@ def test_running_out_of_memory_once_halves_the_packs_for_good(
     assert len(said) == 1
     assert "out of memory" in said[0]
     assert str(struck[0] // 2) in said[0]
-    assert backend._budget == struck[0] // 2
+    assert backend.forward.sizes.now == struck[0] // 2
     # and the next call starts from there
     del sizes[:]
     same(ask(backend, requests), usual)
     longest = max(len(r.tokens) for r in hf.rows(backend.encoder.encode(requests), 2048, requests))
-    assert max(sizes) <= max(backend._budget, longest)
+    assert max(sizes) <= max(backend.forward.sizes.now, longest)
 
 
 def test_packs_shrink_until_they_fit(
@@ -504,10 +515,10 @@ def test_packs_shrink_until_they_fit(
 def test_one_row_that_does_not_fit_is_named_by_its_length(
     opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("llama", "gemma2"):
+    for name, most in (("llama", 20), ("mamba", 40)):
         backend = opened(name)
         ask(backend, requests)
-        interfere(backend, monkeypatch, lambda tokens, _: tokens > 40)
+        interfere(backend, monkeypatch, lambda tokens, _, most=most: tokens > most)
         replies: list[Reply] = []
         with pytest.raises(ModelError, match=r"out of memory on one row of \d+ tokens; use"):
             replies.extend(backend.ask(requests))
@@ -525,13 +536,14 @@ def test_no_memory_for_the_packed_check_takes_the_plain_path(
         assert close(replies[request.id].logprobs, expected("llama")[request.id][0])
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom"])
 def test_broken_weights_name_the_item_and_the_remedy(
     name: str, opened: Any, requests: list[Request]
 ) -> None:
     backend = opened(name)
+    norm = backend.model.transformer.ln_f if name == "bloom" else backend.model.model.norm
     with torch.no_grad():
-        backend.model.model.norm.weight[0] = float("nan")
+        norm.weight[0] = float("nan")
     with pytest.raises(ModelError, match=r"^(q\d|o\d|short): .*not finite.*--dtype float32"):
         list(backend.ask(requests))
 
@@ -576,9 +588,7 @@ merge = attention._merge
 
 def nan_in_one_tail(*parts: torch.Tensor) -> Any:
     out = merge(*parts).clone()
-    pack = attention._current[-1]
-    if pack.n > 1:
-        out[:, :, pack.row == 0] = float("nan")
+    out[-1] = float("nan")
     return out
 
 
@@ -612,7 +622,7 @@ def test_a_packed_path_that_is_wrong_is_not_taken(
     assert len(said) == 1
     for request in requests:
         assert close(replies[request.id].logprobs, expected("llama")[request.id][0])
-    assert backend.tokens["computed"] == backend.tokens["total"]
+    assert backend.describe()["tokens"]["computed"] == backend.describe()["tokens"]["total"]
 
 
 @pytest.mark.parametrize("only", [0, -1])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -284,34 +285,36 @@ with RunFolder(Path(sys.argv[1]), {}, {}):
 """
 
 
-def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run folder until its standard input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="is being written by another run; wait for it"):
-            RunFolder(tmp_path / "run", {}, {}).__enter__()
-        other.communicate("")
-    assert other.returncode == 0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def test_a_folder_that_another_process_writes_is_refused(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="is being written by another run; wait for it"):
+        RunFolder(tmp_path / "run", {}, {}).__enter__()
+    holder.communicate("")
+    assert holder.returncode == 0
     with RunFolder(tmp_path / "run", {}, {}):
         pass
 
 
-def test_the_lock_of_a_killed_process_does_not_stay(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        other.kill()
-        other.wait()
+def test_the_lock_of_a_killed_process_does_not_stay(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    holder.kill()
+    holder.wait()
     with RunFolder(tmp_path / "run", {}, {}) as run:
         run.append(row(0))
 

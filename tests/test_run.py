@@ -22,6 +22,8 @@ from ceval_suite.run import Watch, evaluate
 from ceval_suite.schema import Record, Reply, Request
 from ceval_suite.specs import ModelSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SAMPLES = ("sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sample-gaokao")
 
 
@@ -99,17 +101,6 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are fastest alone on one core, whatever else the machine does."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def sample(name: str = "sample-mmlu", **selection: Any) -> Prepared:
     return prepare(name, Selection(**selection))
 
@@ -135,11 +126,10 @@ def same(one: Record, other: Record) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def whole(
+    one_thread: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """The five bundled exams, scored by the tiny model: task → run folder."""
-    import torch
-
-    torch.set_num_threads(1)
     tasks = [sample(name) for name in SAMPLES]
     out = tmp_path_factory.mktemp("runs")
     folders = evaluate("tiny", ModelSpec(path=str(tiny_model)), tasks, out)
@@ -240,15 +230,16 @@ def test_resuming_scores_only_what_is_left(
     torn = content[kept][: len(content[kept]) // 2]
     (folder / "records.jsonl").write_bytes(b"".join(content[:kept]) + torn)
     started: list[tuple[str, int, int]] = []
-    stepped: list[str] = []
+    stepped: list[tuple[str, str]] = []
     watch = Watch(
         start=lambda name, total, done: started.append((name, total, done)),
-        step=lambda record: stepped.append(record.id),
+        step=lambda name, record: stepped.append((name, record.id)),
     )
     (again,) = evaluate("tiny", ModelSpec(path=str(tiny_model)), [sample()], tmp_path, watch)
     assert again == folder
     assert started == [("sample-mmlu", 100, kept)]
-    assert len(stepped) == 100 - kept
+    assert len(set(stepped)) == len(stepped) == 100 - kept
+    assert {name for name, _ in stepped} == {"sample-mmlu"}
     assert (folder / "records.jsonl").read_bytes().startswith(b"".join(content[:kept]))
     expected = {r.id: r for r in records_in(whole["sample-mmlu"])}
     found = records_in(folder)
@@ -273,13 +264,20 @@ def test_replies_may_come_in_any_order(checkpoint: Path, tmp_path: Path, use: An
     assert summary_of(folder)["n"] == len(ids)
 
 
-def test_a_run_that_only_lacks_its_summary_is_finished_without_the_model(
-    checkpoint: Path, tmp_path: Path, use: Any
-) -> None:
-    # killed between the last record and summary.json
+@pytest.fixture
+def finished(checkpoint: Path, tmp_path: Path, use: Any) -> tuple[ModelSpec, Path]:
+    """A whole scripted run of the first sample below `out`: the model and its run folder."""
     spec = ModelSpec(path=str(checkpoint))
     use(Scripted())
     (folder,) = evaluate("m", spec, [sample()], tmp_path / "out")
+    return spec, folder
+
+
+def test_a_run_that_only_lacks_its_summary_is_finished_without_the_model(
+    finished: tuple[ModelSpec, Path], tmp_path: Path, use: Any
+) -> None:
+    # killed between the last record and summary.json
+    spec, folder = finished
     before = summary_of(folder), read_json(folder / "run.json")
     (folder / "summary.json").unlink()
     use(None)
@@ -289,12 +287,10 @@ def test_a_run_that_only_lacks_its_summary_is_finished_without_the_model(
 
 
 def test_a_line_taken_out_by_hand_is_scored_again(
-    checkpoint: Path, tmp_path: Path, use: Any
+    finished: tuple[ModelSpec, Path], tmp_path: Path, use: Any
 ) -> None:
     # the records are the truth: a summary must not stand for items that are not there
-    spec = ModelSpec(path=str(checkpoint))
-    use(Scripted())
-    (folder,) = evaluate("m", spec, [sample()], tmp_path / "out")
+    spec, folder = finished
     content = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "records.jsonl").write_bytes(b"".join(content[:10] + content[11:]))
     backend = use(Scripted())

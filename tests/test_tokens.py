@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ceval_suite.backends.loading import audit, load_tokenizer
 from ceval_suite.backends.loading import wrap as in_template
-from ceval_suite.backends.tokens import Encoder, rows
+from ceval_suite.backends.tokens import LINE, TAIL, Encoder, rows
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Request
@@ -162,13 +162,17 @@ class Watched(Encoder):
         return before(texts, special=special)
 
 
+def whole(tokenizer: Any, text: str, *, template_tokens: bool = False) -> list[int]:
+    """The tokens of one text, handed to the tokenizer as it is."""
+    found = tokenizer(text, add_special_tokens=not template_tokens, verbose=False).input_ids
+    return found[:-1] if found and found[-1] in {tokenizer.sep_token_id} - {None} else found
+
+
 def directly(tokenizer: Any, request: Request) -> tuple[list[int], list[list[int]]]:
     """Head and tails from whole strings alone, without any of the encoder's short ways."""
 
     def ids(text: str) -> list[int]:
-        found = tokenizer(text, add_special_tokens=not request.template_tokens, verbose=False)
-        ends = {tokenizer.sep_token_id} - {None}
-        return found.input_ids[:-1] if found.input_ids[-1] in ends else found.input_ids
+        return whole(tokenizer, text, template_tokens=request.template_tokens)
 
     context = ids(request.context)
     full = [ids(request.context + c) for c in request.continuations]
@@ -281,6 +285,154 @@ def test_a_bare_tokenizer_model_needs_no_configuration_beside_it(
     assert len(tokenizer) == 32000
 
 
+# contexts that share their shots
+
+
+class Counting(Encoder):
+    """Counts the characters that the tokenizer is given."""
+
+    characters = 0
+
+    def ids(self, texts: Sequence[str], *, special: bool) -> Any:
+        self.characters += sum(map(len, texts))
+        return super().ids(texts, special=special)
+
+
+def together(tokenizer: Any, texts: Sequence[str]) -> int:
+    """Contexts in one call equal each tokenised whole; returns the characters that this took."""
+    encoder = Counting(tokenizer)
+    encoder.characters = 0
+    found = encoder.contexts(texts, template_tokens=False)
+    for text, ids in zip(texts, found, strict=True):
+        assert ids.tolist() == whole(tokenizer, text), text
+    return encoder.characters
+
+
+# task, subjects, items of each (all without a number)
+SHOTS = [
+    ("mmlu", ("abstract_algebra", "high_school_world_history"), None),
+    ("mmlu", ("college_mathematics", "moral_scenarios", "professional_law", "virology"), 12),
+    ("cmmlu", ("agronomy", "chinese_civil_service_exam", "ancient_chinese"), 40),
+    ("agieval", ("lsat-ar", "gaokao-chinese", "gaokao-mathqa"), 25),
+]
+
+
+@pytest.fixture(scope="session")
+def real_contexts(real_data: Path) -> list[list[str]]:
+    """Contexts of whole subjects, with all their shots and with none."""
+    out: list[list[str]] = []
+    for task, subjects, limit in SHOTS:
+        for shots in (5, 0):
+            chosen = Selection("official", shots, None, subjects, limit, real_data)
+            found = prepare(task, chosen)
+            prompts = [found.renderer(item.subject).render(item) for item in found.scored()]
+            out.append([prompt.request().context for prompt in prompts])
+    return out
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", KINDS)
+def test_contexts_tokenised_below_their_shots_equal_whole_ones(
+    kind: str, tokenizer_of: Any, real_contexts: list[list[str]]
+) -> None:
+    # in one call, where subjects of three benchmarks stand side by side with and without shots
+    every = [text for texts in real_contexts for text in texts]
+    assert len(every) > 1000
+    together(tokenizer_of(kind), every[::-1])
+
+
+@pytest.mark.real
+def test_chat_contexts_tokenised_below_their_shots_equal_whole_ones(
+    tokenizer_of: Any, real_contexts: list[list[str]]
+) -> None:
+    tokenizer = tokenizer_of("smollm2")
+    texts = [in_template(tokenizer, text) for text in real_contexts[4]]
+    found = Encoder(tokenizer).contexts(texts, template_tokens=True)
+    for text, ids in zip(texts, found, strict=True):
+        assert ids.tolist() == whole(tokenizer, text, template_tokens=True)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", KINDS)
+def test_shots_that_many_share_are_tokenised_once(
+    kind: str, tokenizer_of: Any, real_contexts: list[list[str]]
+) -> None:
+    texts = real_contexts[0]
+    assert len(texts) == 100 + 237
+    shots = [text.rsplit("\n\n", 1)[0] for text in texts]
+    own = sum(len(text) - len(shot) for text, shot in zip(texts, shots, strict=True))
+    # of each of two subjects: the shots, the first text and the last, and one line a question
+    most = own + 3 * 2 * max(map(len, texts)) + 2 * LINE * len(texts)
+    assert most < sum(map(len, texts)) / 2
+    assert together(tokenizer_of(kind), texts) <= most
+
+
+# where a head ends and how the texts go on, so that the cut falls on none of a tokenizer's borders
+ENDS = {
+    "inside a word": ("The photosynthes", ["is", "ize", "ising", "es", "", " is"]),
+    "inside a number": ("In 19", ["45", "9", "99.5", "", "00 000", "\n"]),
+    "inside Chinese": ("中华人民共和", ["国", "国家", "国务院", "", "和", "。"]),
+    "inside a code point's neighbours": ("答案是🙂", ["🙂", "\u200d❤️", "\ufe0f", "", "🏽", "a"]),
+    "after line feeds": ("one\n\n\n", ["\n", "\n\n", " \n", "x", "", "\t\n"]),
+    "after blanks": ("one    ", [" ", "  two", "two", "\n", "", "　"]),
+    "after wide blanks": ("一　　", ["　", "二", " ", "", "\n", "　　三"]),
+    "after a lone letter": ("x\nA", ["bc", "B", "nswer", "", ":", " "]),
+    "on a combining mark": ("e", ["\u0301", "\u0301\u0301", "é", "", "e", "\u200b"]),
+    "before a ligature": ("o", ["ﬃ", "ﷺ", "①", "", "Ａ", "½"]),
+}
+FILLERS = {
+    "English": "Some solved question about photosynthesis.\nA. yes\nB. no\nAnswer: A\n\n",
+    "Chinese": "题目：下列说法正确的是？A．甲　B．乙\n答案是：A\n\n",
+    "one line": "no line feed for a long way, and blanks at odd   places; ",
+    "one word": "无空格也无换行的一行文字，",
+    "blanks": "x \n \n  \t\n\n",
+}
+
+
+@pytest.mark.parametrize("filler", FILLERS)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_cut_anywhere_changes_no_token(
+    kind: str, end: str, filler: str, tokenizer_of: Any
+) -> None:
+    head, tails = ENDS[end]
+    shots = FILLERS[filler] * (1200 // len(FILLERS[filler])) + head
+    together(tokenizer_of(kind), [shots + tail for tail in tails])
+    # and where the last line is short
+    together(tokenizer_of(kind), [f"{shots}\n{head}{tail}\nAnswer:" for tail in tails])
+
+
+def test_a_text_that_swallows_the_line_feed_before_the_cut_is_tokenised_whole() -> None:
+    # neither the first text of the group nor the last shows it
+    line = "x" * 50
+    merges = [("x", "x" * n + "M") for n in range(50)] + [("Ċ", line + "M")]
+    tokenizer = characters(*merges)
+    shots = "Q: 1+1\n" * 80 + line
+    assert whole(tokenizer, shots + "M")[-1] == tokenizer.convert_tokens_to_ids("Ċ" + line + "M")
+    together(tokenizer, [shots + tail for tail in ("a", "A", "M", "Mx", "xM", "z", "")])
+
+
+def parity() -> Any:
+    """The likeliest split of a run of x goes by twos, so its end decides where it begins."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    scores = {"<unk>": 0, "\n": -5, "\nx": -8, "x": -10, "xx": -1, "xy": -1, "y": -6, "a": -3}
+    core = Tokenizer(models.Unigram([*scores.items(), ("z", -3)], unk_id=0))
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("tail", ["y", "yz", "yy"])
+def test_a_cut_that_a_likelier_split_steps_over_is_no_border(tail: str) -> None:
+    tokenizer = parity()
+    shots = "aza\n" * 120 + "x" * 60
+    shown = tokenizer.convert_ids_to_tokens(whole(tokenizer, shots + tail))
+    assert shown.count("\nx") == 1
+    # the tokens right after the cut are those of the head, and yet the cut is none
+    assert whole(tokenizer, "x" * 60 + tail)[:2] == whole(tokenizer, "x" * 60)[:2]
+    together(tokenizer, [shots + some for some in ("a", "aa", "az", tail)])
+
+
 # texts nobody chose
 
 WORDS = [*"AB:：。1a▁é🙂()Ａ", "the", "Answer", "答案", "是", "12", "ab", "ing", "tion"]
@@ -309,6 +461,64 @@ def test_the_short_way_equals_tokenising_whole_texts_whatever_the_text(
             same(tokenizer, [request], encoder)
 
     check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_with_a_common_head_equal_whole_ones_whatever_the_texts(
+    kind: str, tokenizer_of: Any
+) -> None:
+    tokenizer = tokenizer_of(kind)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(SCRAPS, SCRAPS, st.lists(SCRAPS, min_size=4, max_size=8, unique=True))
+    def check(filler: str, end: str, tails: list[str]) -> None:
+        head = "Question\n" + (filler or "x") * (500 // max(1, len(filler)) + 1) + end
+        together(tokenizer, [head + tail for tail in tails])
+
+    check()
+
+
+LINES = {
+    "English": "the quick brown fox jumps over 13 lazy dogs and ",
+    "Chinese with blanks": "下列各句中没有语病的一句是 （　　） ",
+    "Chinese": "下列各句中没有语病的一句是（　　），",
+    "no blank": "x+y=z;",
+    "numbers": "3.14159265358979",
+    "emoji": "🙂🏽\u200d🔧",
+    "blanks": "a      ",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_on_one_long_line_gets_the_letters_of_the_whole_text(
+    kind: str, line: str, tokenizer_of: Any
+) -> None:
+    # longer than a tail by far, of every length up to the next word, and right at the limits
+    encoder = Encoder(tokenizer_of(kind))
+    requests = [
+        ask(f"{start}{(LINES[line] * 40)[:length]}{end}", " A", " B")
+        for start in ("", "Question\n")
+        for length in (TAIL - 1, TAIL + 1, LINE - 1, LINE, LINE + 1, *range(700, 712))
+        for end in ("", "答案：", " Answer:")
+    ]
+    for request in requests:
+        head, tails = directly(encoder.tokenizer, request)
+        if head and all(tails) and len({tuple(tail) for tail in tails}) == len(tails):
+            same(encoder.tokenizer, [request], encoder)
+        else:
+            with pytest.raises(PromptError):
+                encoder.encode([request])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_long_line_little_is_tokenised_again(kind: str, tokenizer_of: Any) -> None:
+    texts = [LINES["English"] * 100, LINES["Chinese with blanks"] * 100]
+    for context in texts:
+        encoder = Counting(tokenizer_of(kind))
+        encoder.characters = 0
+        encoder.encode([ask(context + "Answer:", " A", " B", " C", " D")])
+        assert encoder.characters <= len(context) + 5 * (LINE + 10)
 
 
 # borders

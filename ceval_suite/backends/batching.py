@@ -1,14 +1,15 @@
-"""Which tokens to compute once, and which to pack together: pure planning, no torch.
+"""Which tokens to compute, in which order, and which together: pure planning, no torch.
 
 A *row* is the tokens of context + continuation without the last one; a *read* asks for the score
-of one next token at one position of it. Rows are sorted by token ids, so that rows with a common
-head stand together; every head worth sharing becomes a *stem*, computed once, whose keys and
-values serve all tails below it. Stems nest: header and shots, then a passage, then the question.
+of one next token at one position of it. All rows of a call form a trie over token ids, whatever
+subject, task, shot count or protocol they come from. Its compressed nodes, in depth-first order,
+are cut into *packs*: the tokens of one forward pass. Every token of the trie is computed exactly
+once, and of the keys and values only those of the path that is still open have to be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,8 +19,15 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
 
-MIN_STEM = 16
-"""A shared head shorter than this costs more in extra passes than it saves in tokens."""
+CUT = 64
+"""A node this long that others hang below ends its pack, so that they find its keys and values
+kept; shorter ones are repeated in the attention (never in the layers) of each row below them."""
+
+LIKE = 0.6
+"""Rows share an attention block while the shorter is at least this share of the longest."""
+
+EARLY = 16
+"""Where the first made-up sibling of a probe leaves its row."""
 
 
 class Read(NamedTuple):
@@ -32,34 +40,27 @@ class Read(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """Tokens to run and what to read off them."""
+    """Tokens to run, what to read off them, and (once planned) how many are computed for it."""
 
     tokens: Tokens
     reads: list[Read]
+    new: int = 0
 
 
 @dataclass(slots=True)
-class Segment:
-    """A run of tokens from position `start` on, after the stems above it."""
+class Node:
+    """A run of trie tokens from position `start` on, below node `parent` (-1: none)."""
 
     start: int
     tokens: Tokens
-    reads: list[Read]
+    parent: int
+    reads: list[Read] = field(default_factory=list[Read])
+    leaf: bool = True
 
-
-@dataclass(slots=True)
-class Stem:
-    """A shared head: its own segment, the tails that end below it and the stems that extend it."""
-
-    segment: Segment
-    tails: list[Segment] = field(default_factory=list[Segment])
-    stems: list[Stem] = field(default_factory=list["Stem"])
-
-    def walk(self) -> Iterator[Stem]:
-        """This stem and all below it."""
-        yield self
-        for stem in self.stems:
-            yield from stem.walk()
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return self.start + len(self.tokens)
 
 
 def common(a: Tokens, b: Tokens) -> int:
@@ -69,100 +70,255 @@ def common(a: Tokens, b: Tokens) -> int:
     return int(different[0]) if len(different) else n
 
 
-def merge_rows(rows: Sequence[Row]) -> list[Row]:
-    """Rows in token order, with a row that is another's head merged into it."""
+def trie(rows: Sequence[Row], longest: int) -> list[Node]:
+    """The compressed trie of all rows in depth-first order; no node is longer than `longest`.
+
+    Every read stands in the node that holds its position. Linear in the tokens but for the sort.
+    """
     # big-endian bytes of non-negative ids order exactly as the ids do
     ordered = sorted(rows, key=lambda row: row.tokens.astype(">u4").tobytes())
-    out: list[Row] = []
-    for row in ordered:
-        if out and common(out[-1].tokens, row.tokens) == len(out[-1].tokens):
-            out[-1] = Row(row.tokens, [*out[-1].reads, *row.reads])
-        else:
-            out.append(Row(row.tokens, list(row.reads)))
+    shared = [0, *(common(a.tokens, b.tokens) for a, b in pairwise(ordered)), 0]
+    borders = _borders(shared)
+    nodes: list[Node] = []
+    path: list[int] = []
+    for k, row in enumerate(ordered):
+        row.new = len(row.tokens) - shared[k]
+        while path and nodes[path[-1]].start >= shared[k]:
+            path.pop()
+        cuts = [shared[k], *(b for b in borders[k] if b < len(row.tokens)), len(row.tokens)]
+        for start, end in pairwise(cuts):
+            for at in range(start, end, longest):
+                parent = path[-1] if path else -1
+                if parent >= 0:
+                    nodes[parent].leaf = False
+                path.append(len(nodes))
+                nodes.append(Node(at, row.tokens[at : min(end, at + longest)], parent))
+        _place(nodes, path, row.reads)
+    return nodes
+
+
+def _borders(shared: Sequence[int]) -> list[list[int]]:
+    """For each row, where later rows leave it: the depths at which its new tokens are cut.
+
+    These are the running minima of what it shares with the rows after it, as far as they lie
+    beyond what it shares with the row before.
+    """
+    out: list[list[int]] = []
+    minima: list[int] = []
+    for k in range(len(shared) - 2, -1, -1):
+        after = shared[k + 1]
+        while minima and minima[-1] >= after:
+            minima.pop()
+        minima.append(after)
+        at = len(minima)
+        while at and minima[at - 1] > shared[k]:
+            at -= 1
+        out.append(minima[at:])
+    out.reverse()
     return out
 
 
-def plan(rows: Sequence[Row], min_stem: int = MIN_STEM) -> Stem:
-    """The tree of stems and tails over all rows.
+def _place(nodes: Sequence[Node], path: Sequence[int], reads: Sequence[Read]) -> None:
+    for read in reads:
+        for index in reversed(path):
+            if nodes[index].start <= read.position:
+                nodes[index].reads.append(read)
+                break
 
-    The root has an empty segment. Every read of every row stands in exactly one segment; the
-    sum of all segments' tokens is what will be computed.
+
+@dataclass(slots=True)
+class Block:
+    """Rows of a pack that hang at one depth and have about one length, for the attention.
+
+    `index` [n, L] names the packed token at each place of each row, 0 where a row has ended.
+    The result of packed token `token[i]` is taken from place (`row[i]`, `column[i]`).
     """
-    merged = merge_rows(rows)
-    heads = [common(a.tokens, b.tokens) for a, b in pairwise(merged)]
-    root = Stem(Segment(0, np.empty(0, np.int32), []))
-    # explicit stack: (rows first..last, tokens already above, stem to hang them on)
-    todo = [(0, len(merged), 0, root)]
-    while todo:
-        first, last, depth, stem = todo.pop()
-        start = first
-        while start < last:
-            end = start + 1
-            while end < last and heads[end - 1] - depth >= min_stem:
-                end += 1
-            if end - start == 1:
-                row = merged[start]
-                stem.tails.append(Segment(depth, row.tokens[depth:], row.reads))
-            else:
-                shared = min(heads[start : end - 1])
-                todo.append((start, end, shared, _extend(stem, merged[start:end], depth, shared)))
-            start = end
-    return root
+
+    index: npt.NDArray[np.int64]
+    token: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
 
 
-def _extend(stem: Stem, rows: Sequence[Row], depth: int, shared: int) -> Stem:
-    own: list[Read] = []
-    for row in rows:
-        own += [read for read in row.reads if read.position < shared]
-        row.reads = [read for read in row.reads if read.position >= shared]
-    child = Stem(Segment(depth, rows[0].tokens[depth:shared], own))
-    stem.stems.append(child)
-    return child
+@dataclass(slots=True)
+class Pack:
+    """The nodes `first` to `last - 1`: one forward pass.
 
-
-def pack(tails: Sequence[Segment], budget: int) -> list[list[Segment]]:
-    """Tails in packs of at most `budget` tokens (one longer tail makes a pack of its own).
-
-    Like lengths go together, longest first, so that running out of memory happens at once.
+    `stems` lists (from, to, depth): packed tokens from..to-1 see the first `depth` kept tokens.
+    `keep` lists (from, to, position): packed tokens whose keys and values later packs need, and
+    where they stand in the path.
     """
-    packs: list[list[Segment]] = []
-    size = budget + 1
-    for tail in sorted(tails, key=lambda tail: -len(tail.tokens)):
-        if not len(tail.tokens):
-            raise ValueError("a tail without tokens has nothing to compute")
-        if size + len(tail.tokens) > budget:
-            packs.append([])
-            size = 0
-        packs[-1].append(tail)
-        size += len(tail.tokens)
-    return packs
+
+    first: int
+    last: int
+    tokens: Tokens
+    positions: npt.NDArray[np.int64]
+    reads: list[Read]
+    at: list[int]
+    stems: list[tuple[int, int, int]]
+    blocks: list[Block]
+    keep: list[tuple[int, int, int]]
 
 
-def planned_tokens(root: Stem) -> int:
-    """Tokens that the plan computes."""
-    return sum(
-        len(stem.segment.tokens) + sum(len(tail.tokens) for tail in stem.tails)
-        for stem in root.walk()
+def pack(nodes: Sequence[Node], first: int, budget: int, cut: int = CUT) -> Pack:
+    """The next forward pass: nodes from `first` on, of at most `budget` tokens together.
+
+    A node longer than the budget goes alone.
+    """
+    last, size = first, 0
+    while last < len(nodes):
+        length = len(nodes[last].tokens)
+        if size and size + length > budget:
+            break
+        size += length
+        last += 1
+        if not nodes[last - 1].leaf and length >= cut:
+            break
+    return _pack(nodes, first, last)
+
+
+def _pack(nodes: Sequence[Node], first: int, last: int) -> Pack:
+    chosen = nodes[first:last]
+    lengths = [len(node.tokens) for node in chosen]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).tolist()
+    reads: list[Read] = []
+    at: list[int] = []
+    for node, offset in zip(chosen, offsets, strict=False):
+        reads += node.reads
+        at += [offset + read.position - node.start for read in node.reads]
+    stems, blocks = _attention(nodes, first, last, offsets)
+    return Pack(
+        first=first,
+        last=last,
+        tokens=np.concatenate([node.tokens for node in chosen]),
+        positions=np.concatenate([np.arange(node.start, node.end) for node in chosen]),
+        reads=reads,
+        at=at,
+        stems=stems,
+        blocks=blocks,
+        keep=_keep(nodes, first, last, offsets),
     )
 
 
-def probe(rows: Sequence[Row]) -> list[Row]:
-    """Rows to try a model on: the longest and the shortest, each with made-up siblings.
+def _keep(
+    nodes: Sequence[Node], first: int, last: int, offsets: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    out: list[tuple[int, int, int]] = []
+    index = nodes[last].parent if last < len(nodes) else -1
+    while index >= 0:
+        if first <= index < last:
+            k = index - first
+            out.append((offsets[k], offsets[k + 1], nodes[index].start))
+        index = nodes[index].parent
+    return out
 
-    Siblings leave their row early and half-way, so that stems in stems, tails below them and packs
-    are tried whatever was asked, and at full length, where attention windows and position scalings
-    set in. They are read right after the border too, where a forgotten stem shows most.
+
+def _attention(
+    nodes: Sequence[Node], first: int, last: int, offsets: Sequence[int]
+) -> tuple[list[tuple[int, int, int]], list[Block]]:
+    """Stem ranges, and the rows of the pack in blocks of similar length."""
+    depth: list[int] = []
+    inner = [False] * (last - first)
+    for k in range(first, last):
+        parent = nodes[k].parent
+        if parent >= first:
+            inner[parent - first] = True
+            depth.append(depth[parent - first])
+        else:
+            depth.append(nodes[k].start)
+    stems: list[tuple[int, int, int]] = []
+    for k, d in enumerate(depth):
+        if d and stems and stems[-1][2] == d and stems[-1][1] == offsets[k]:
+            stems[-1] = (stems[-1][0], offsets[k + 1], d)
+        elif d:
+            stems.append((offsets[k], offsets[k + 1], d))
+    rows: list[list[int]] = []
+    for k in range(first, last):
+        if not inner[k - first]:
+            chain = [k]
+            while nodes[chain[-1]].parent >= first:
+                chain.append(nodes[chain[-1]].parent)
+            rows.append(chain[::-1])
+    spans = [
+        np.concatenate([np.arange(offsets[i - first], offsets[i - first + 1]) for i in chain])
+        for chain in rows
+    ]
+    return stems, _blocks(spans, offsets[-1])
+
+
+def _blocks(spans: Sequence[npt.NDArray[np.int64]], size: int) -> list[Block]:
+    seen = np.zeros(size, bool)
+    groups: list[list[npt.NDArray[np.int64]]] = []
+    for span in sorted(spans, key=lambda span: -len(span)):
+        # padding costs attention only, but a short row beside a long one is nearly all padding
+        if not groups or len(span) < LIKE * len(groups[-1][0]):
+            groups.append([])
+        groups[-1].append(span)
+    blocks: list[Block] = []
+    for group in groups:
+        index = np.zeros((len(group), len(group[0])), np.int64)
+        token, row, column = [], [], []
+        for r, span in enumerate(group):
+            index[r, : len(span)] = span
+            new = ~seen[span]
+            seen[span] = True
+            token.append(span[new])
+            column.append(np.flatnonzero(new))
+            row.append(np.full(int(new.sum()), r, np.int64))
+        blocks.append(
+            Block(index, np.concatenate(token), np.concatenate(row), np.concatenate(column))
+        )
+    return blocks
+
+
+def halve(nodes: Sequence[Node], index: int) -> list[Node]:
+    """The same trie with one node cut in two, for when it does not fit into memory whole."""
+    node = nodes[index]
+    half = len(node.tokens) // 2
+    middle = node.start + half
+
+    def moved(other: Node) -> Node:
+        parent = other.parent + (other.parent >= index)
+        return Node(other.start, other.tokens, parent, other.reads, other.leaf)
+
+    upper = Node(
+        node.start,
+        node.tokens[:half],
+        node.parent,
+        [read for read in node.reads if read.position < middle],
+        leaf=False,
+    )
+    lower = Node(
+        middle,
+        node.tokens[half:],
+        index,
+        [read for read in node.reads if read.position >= middle],
+        node.leaf,
+    )
+    return [*nodes[:index], upper, lower, *map(moved, nodes[index + 1 :])]
+
+
+def planned_tokens(nodes: Sequence[Node]) -> int:
+    """Tokens that the plan computes: the nodes of the trie."""
+    return sum(len(node.tokens) for node in nodes)
+
+
+def probe(rows: Sequence[Row], length: int) -> list[Row]:
+    """Rows to try a model on: the longest one's first `length` tokens, and made-up siblings.
+
+    Siblings leave it early and half-way, so that kept heads, heads shared within a pack and packs
+    of several rows are tried whatever was asked. All are read half-way, at the end, and right
+    after the border, where a forgotten head shows most.
     """
-    chosen = {id(row): row for row in (f(rows, key=lambda r: len(r.tokens)) for f in (max, min))}
+    tokens = max(rows, key=lambda row: len(row.tokens)).tokens[:length]
+    last = len(tokens) - 1
+    early = min(EARLY, last)
     out: list[Row] = []
-    for row in chosen.values():
-        out.append(Row(row.tokens, list(row.reads)))
-        last = len(row.tokens) - 1
-        early = min(MIN_STEM, last)
-        for at in sorted({early, max(early, len(row.tokens) // 2)}):
-            tokens = row.tokens.copy()
-            tokens[at] = int(tokens[at] == 0)
-            spots = sorted({at, (at + last) // 2, last})
-            slot = (-len(out), 0)
-            out.append(Row(tokens, [Read(p, int(row.tokens[p]), slot) for p in spots]))
+    for at in (-1, *sorted({early, max(early, len(tokens) // 2)})):
+        some = tokens.copy()
+        if at >= 0:
+            some[at] = int(some[at] == 0)
+        spots = sorted({max(at, 0), (at + last) // 2, last})
+        slot = (-1 - len(out), 0)
+        out.append(Row(some, [Read(p, int(tokens[p]), slot) for p in spots]))
     return out

@@ -1,97 +1,64 @@
-"""torch + transformers: run a plan, score rows.
-
-Two paths, one answer. The plain path runs every row alone through the model as transformers
-writes it. The packed path computes each shared head once and packs tails without padding. Which
-one is valid for a model is decided by trying both on real rows, never by a list of names.
-"""
+"""The transformers backend: requests in batches to tokens, tokens to scores, scores to replies."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from ceval_suite.backends import attention, loading
+from ceval_suite.backends import loading, seq2seq
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.batching import (
-    Read,
-    Row,
-    Segment,
-    Stem,
-    pack,
-    plan,
-    planned_tokens,
-    probe,
-)
-from ceval_suite.backends.tokens import Encoded, Encoder, rows
+from ceval_suite.backends.batching import Row
+from ceval_suite.backends.forward import Forward, Score
+from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
+from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
 from ceval_suite.specs import ModelSpec
 
-PACK_TOKENS = 1024
-HEAD_ROWS = 16384
-"""Vocabulary rows the head computes at once in float32."""
+CHUNK = 1024
+"""Requests that are tokenised and planned together, at least: while one chunk is computed, the
+next is tokenised."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
-"""Largest difference of a log-probability between the two paths that rounding explains."""
-
-Values = dict[tuple[int, int], list[tuple[float, float]]]
-"""(request, continuation) → (logit, logprob) per token read so far."""
+APART = 64
+"""Chunks are cut only between contexts that share fewer characters than this."""
 
 
-class Float32Head(torch.nn.Module):
-    """The model's own output embedding, computed in float32 a block of vocabulary rows at a time.
-
-    In bfloat16 the two best letters of a small model tie exactly on 6 to 7 % of items, and argmax
-    then prefers A; in float32 they do not.
-    """
-
-    def __init__(self, inner: torch.nn.Linear) -> None:
-        super().__init__()
-        self.inner = inner
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The wrapped weights [V, H]: tied models look for them here."""
-        return self.inner.weight
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] → logits [..., V] in float32."""
-        hidden = hidden.float()
-        if self.inner.weight.dtype == torch.float32:
-            return torch.nn.functional.linear(hidden, self.inner.weight, self.inner.bias)
-        bias: Any = self.inner.bias
-        parts = [
-            torch.nn.functional.linear(
-                hidden,
-                self.inner.weight[at : at + HEAD_ROWS].float(),
-                None if bias is None else bias[at : at + HEAD_ROWS].float(),
-            )
-            for at in range(0, self.inner.weight.shape[0], HEAD_ROWS)
-        ]
-        return torch.cat(parts, -1)
-
-
-@dataclass
 class _Job:
     """Requests under way: values read so far and reads still missing."""
 
-    requests: Sequence[Request]
-    encoded: Sequence[Encoded]
-    values: Values = field(default_factory=dict[tuple[int, int], list[tuple[float, float]]])
-    missing: list[int] = field(default_factory=list[int])
+    def __init__(
+        self, requests: Sequence[Request], encoded: Sequence[Encoded], todo: Sequence[Row]
+    ) -> None:
+        self.requests = requests
+        self.encoded = encoded
+        self._rows = todo
+        self._new: dict[int, int] | None = None
+        self._values: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self._missing = [sum(len(tail) for tail in one.tails) for one in encoded]
 
-    def __post_init__(self) -> None:
-        self.missing = [sum(len(tail) for tail in one.tails) for one in self.encoded]
+    def take(self, score: Score) -> Iterator[Reply]:
+        """Note one score; yield the reply that it completes.
 
-    def reply(self, index: int) -> Reply:
-        """The finished reply of one request; its values are dropped."""
+        Raises:
+            ModelError: not a finite number.
+        """
+        index = score.read.slot[0]
+        if not abs(score.logprob) < float("inf"):
+            raise ModelError(
+                f"{self.requests[index].id}: the model's logits are not finite; the checkpoint is "
+                "broken or its dtype too narrow (try --dtype float32)."
+            )
+        self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
+        self._missing[index] -= 1
+        if self._missing[index] == 0:
+            yield self._reply(index)
+
+    def _reply(self, index: int) -> Reply:
         one = self.encoded[index]
-        found = [self.values.pop((index, c)) for c in range(len(one.tails))]
+        found = [self._values.pop((index, c)) for c in range(len(one.tails))]
         logprobs = tuple(sum(logprob for _, logprob in values) for values in found)
         return Reply(
             id=self.requests[index].id,
@@ -99,7 +66,17 @@ class _Job:
             logits=tuple(values[0][0] for values in found) if one.single else (),
             num_tokens=len(one.head),
             choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
+            new_tokens=self._share().get(index, 0),
         )
+
+    def _share(self) -> dict[int, int]:
+        # a row that others extend belongs to whoever asked first; planned before the first score
+        if self._new is None:
+            self._new = {}
+            for row in self._rows:
+                owner = row.reads[0].slot[0]
+                self._new[owner] = self._new.get(owner, 0) + row.new
+        return self._new
 
 
 class HFBackend:
@@ -115,19 +92,19 @@ class HFBackend:
         self.say = say
         self.loaded = loading.load(spec)
         self.model = self.loaded.model
-        self.device = next(self.model.parameters()).device
-        self.encoder = Encoder(self.loaded.tokenizer)
+        self.forward = Forward(self.model, say, spec.memory_bytes)
+        self.device = self.forward.device
+        self._pair = bool(getattr(self.model.config, "is_encoder_decoder", False))
+        self.encoder = Encoder(self.loaded.tokenizer, apart=self._pair)
         self.max_length = spec.max_length or self.loaded.max_length
-        self.tokens = {"total": 0, "computed": 0}
         self.path: dict[str, Any] = {"attention": "unchecked"}
+        if spec.engine == "plain":
+            self.path = {"attention": "plain", "reason": "asked for"}
+        if self._pair:
+            self.path = {"attention": "plain", "reason": "encoder and decoder"}
+        self._total = 0
         self._checked = 0
-        self._budget = PACK_TOKENS
-        self._plain_attention = str(getattr(self.model.config, "_attn_implementation", "eager"))
-        self._keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        head = self.model.get_output_embeddings()
-        if isinstance(head, torch.nn.Linear):
-            self.model.set_output_embeddings(Float32Head(head).eval())
-        attention.register()
+        self._numbers = loading.lengths(self.model.config.to_dict())
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
@@ -149,208 +126,68 @@ class HFBackend:
             "device": str(self.device),
             "max_length": self.max_length,
             "path": self.path,
-            "tokens": dict(self.tokens),
+            "tokens": {"total": self._total, "computed": self.forward.computed},
+            "pack_tokens": self.forward.sizes.now,
             "peak_memory_bytes": loading.peak_memory(self.device),
         }
 
     @torch.inference_mode()
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Score all requests, in the engine's order."""
-        if not requests:
-            return
-        encoded = self.encoder.encode(requests)
-        todo = rows(encoded, self.max_length, requests)
-        self.encoder.forget()
-        longest = max(len(row.tokens) for row in todo)
-        if self.path["attention"] != "plain" and self._length_matters(longest):
-            # what does not depend on length was tried the first time: then the longest row will do
-            some = [max(todo, key=lambda row: len(row.tokens))] if self._checked else todo
-            self.path, self._checked = self._check(some), longest
-            if self.path["attention"] == "plain":
-                self.say(f"plain path: {self.path['reason']}")
-        job = _Job(requests, encoded)
-        self.tokens["total"] += sum(len(row.tokens) for row in todo)
-        runner = self._plain if self.path["attention"] == "plain" else self._packed
-        for reads, logits in runner(todo):
-            yield from self._settle(job, reads, logits)
+        chunks = _chunks(requests)
+        with ThreadPoolExecutor(1) as pool:
+            coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]
+            for number, chunk in enumerate(chunks):
+                encoded = coming.pop().result()
+                if number + 1 < len(chunks):
+                    coming.append(pool.submit(self._encode, chunks[number + 1]))
+                todo = rows(encoded, self.max_length, chunk)
+                self._total += sum(len(row.tokens) for row in todo)
+                job = _Job(chunk, encoded, todo)
+                for score in self._scores(encoded, todo):
+                    yield from job.take(score)
 
-    def _length_matters(self, longest: int) -> bool:
-        """Whether rows of `longest` tokens must be tried though shorter ones were found right.
+    def _scores(self, encoded: Sequence[Encoded], todo: Sequence[Row]) -> Iterator[Score]:
+        if self._pair:
+            for row in todo:
+                row.new = len(row.tokens)
+            self.forward.computed += sum(row.new for row in todo)
+            return seq2seq.scores(self.model, encoded)
+        longest = max(len(row.tokens) for row in todo)
+        self.forward.fit(longest)
+        return self.forward.packed(todo) if self._packs(todo) else self.forward.plain(todo)
+
+    def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        encoded = self.encoder.encode(requests)
+        self.encoder.forget()
+        return encoded
+
+    def _packs(self, todo: Sequence[Row]) -> bool:
+        """Whether the packed path is right for these rows; tried where that is not yet known.
 
         Attention windows, chunks and position scalings set in at lengths that the configuration
-        names: crossing any of its numbers calls for a new trial, and so does doubling the length.
+        names: rows that cross one of its numbers are tried at their full length.
         """
-        numbers = loading.numbers(self.model.config.to_dict())
-        return longest >= 2 * self._checked or any(self._checked < n < longest for n in numbers)
-
-    def _settle(self, job: _Job, reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Reply]:
-        """Take logits [len(reads), V] into the job; yield requests that are complete."""
-        if not torch.isfinite(logits).all():
-            bad = int((~torch.isfinite(logits)).any(-1).nonzero()[0])
-            raise ModelError(
-                f"{job.requests[reads[bad].slot[0]].id}: the model's logits are not finite; the "
-                "checkpoint is broken or its dtype too narrow (try --dtype float32)."
-            )
-        wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
-        raw = logits.gather(1, wanted)[:, 0]
-        logprobs = (raw - logits.logsumexp(-1)).tolist()
-        for read, logit, logprob in zip(reads, raw.tolist(), logprobs, strict=True):
-            index = read.slot[0]
-            job.values.setdefault(read.slot, []).append((logit, logprob))
-            job.missing[index] -= 1
-            if job.missing[index] == 0:
-                yield job.reply(index)
-
-    # the plain path: one row, the model's own attention
-
-    def _plain(self, todo: Sequence[Row]) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        self._use(self._plain_attention)
-        for row in sorted(todo, key=lambda row: -len(row.tokens)):
-            self.tokens["computed"] += len(row.tokens)
-            ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
-            with _one_row(len(row.tokens)):
-                logits = self._forward(ids, [read.position for read in row.reads])
-            yield row.reads, logits
-
-    def _forward(self, ids: torch.Tensor, at: list[int], **inputs: Any) -> torch.Tensor:
-        """Logits [len(at), V] in float32 at the positions `at` of ids [1, T]."""
-        distinct = sorted(set(at))
-        index = torch.tensor(distinct, device=self.device)
-        if self._keeps:
-            out = self.model(input_ids=ids, use_cache=False, logits_to_keep=index, **inputs)
-            logits = out.logits[0]
-        else:
-            out = self.model(input_ids=ids, use_cache=False, **inputs)
-            logits = out.logits[0, index]
-        place = {position: i for i, position in enumerate(distinct)}
-        return logits.float()[torch.tensor([place[p] for p in at], device=self.device)]
-
-    def _use(self, implementation: str) -> None:
-        if self.model.config._attn_implementation != implementation:
-            self.model.set_attn_implementation(implementation)
-
-    # the packed path: stems once, tails packed
-
-    def _packed(self, todo: Sequence[Row]) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        root = plan(todo)
-        self.tokens["computed"] += planned_tokens(root)
-        self._use(attention.NAME)
-        yield from self._below(root, {})
-
-    def _below(
-        self, stem: Stem, kv: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    ) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        yield from self._tails(stem.tails, kv)
-        for child in stem.stems:
-            layout = attention.layout([child.segment], kv, self.device)
-            layout.keep = True
-            with _one_row(len(child.segment.tokens)):
-                result = self._run([child.segment], layout)
-            if result is not None:
-                yield result
-            own = layout.own
-            if kv:
-                own = {
-                    layer: (torch.cat([kv[layer][0], k], 2), torch.cat([kv[layer][1], v], 2))
-                    for layer, (k, v) in layout.own.items()
-                }
-            yield from self._below(child, own)
-
-    def _tails(
-        self, tails: Sequence[Segment], kv: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    ) -> Iterator[tuple[list[Read], torch.Tensor]]:
-        """Run tails in packs; when memory runs out, halve the budget for good and pack anew."""
-        packs = pack(tails, self._budget)
-        while packs:
-            some = packs[0]
-            result, full = None, False
-            try:
-                result = self._run(some, attention.layout(some, kv, self.device))
-            except torch.OutOfMemoryError:
-                # acted on outside this block, whose traceback keeps the failed pass's tensors alive
-                full = True
-            if full:
-                size = sum(len(tail.tokens) for tail in some)
-                if len(some) == 1:
-                    raise _no_memory(size)
-                torch.cuda.empty_cache()
-                self._budget = size // 2
-                self.say(f"out of memory on {size} tokens at once: {self._budget} from now on")
-                packs = pack([tail for left in packs for tail in left], self._budget)
-                continue
-            packs = packs[1:]
-            if result is not None:
-                yield result
-
-    def _run(
-        self, segments: Sequence[Segment], layout: attention.Pack
-    ) -> tuple[list[Read], torch.Tensor] | None:
-        """One forward pass over packed segments that hang below the same stem."""
-        ids = torch.cat([torch.as_tensor(s.tokens, dtype=torch.long) for s in segments])
-        starts = torch.tensor([s.start for s in segments], device=self.device)
-        positions = (layout.column + starts[layout.row])[None]
-        reads: list[Read] = []
-        at: list[int] = []
-        offset = 0
-        for segment in segments:
-            reads += segment.reads
-            at += [offset + read.position - segment.start for read in segment.reads]
-            offset += len(segment.tokens)
-        with attention.using(layout):
-            logits = self._forward(
-                ids.to(self.device)[None], at or [0], position_ids=positions, attention_mask=None
-            )
-        return (reads, logits) if reads else None
-
-    def _check(self, todo: Sequence[Row]) -> dict[str, Any]:
-        """Score a few rows by both paths; the packed one is used only where they agree."""
-        sample = probe(todo)
-        tolerance = TOLERANCE.get(self.loaded.dtype, 0.5)
-        before = dict(self.tokens)
-
-        def letters(results: Iterator[tuple[list[Read], torch.Tensor]]) -> dict[Any, float]:
-            out: dict[Any, float] = {}
-            for reads, logits in results:
-                logprobs = logits.log_softmax(-1)
-                for i, read in enumerate(reads):
-                    out[(read.slot, read.position)] = float(logprobs[i, read.token])
-            return out
-
-        plain = letters(self._plain(sample))
-        try:
-            packed = letters(self._packed(sample))
-            # torch's maximum keeps a NaN, where Python's drops it
-            worst = float(torch.tensor([abs(plain[key] - packed[key]) for key in plain]).max())
-        except (
-            attention.NotPacked,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-            IndexError,
-            ModelError,
-        ) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            return {"attention": "plain", "reason": reason, "checked_rows": len(sample)}
-        finally:
-            self.tokens.update(before)
-        verdict = {"checked_rows": len(sample), "worst_difference": worst, "tolerance": tolerance}
-        if not worst <= tolerance:
-            reason = f"the packed path differs by {worst:.2g} in log-probability on checked rows"
-            return {"attention": "plain", "reason": reason, **verdict}
-        return {"attention": "packed", **verdict}
+        longest = max(len(row.tokens) for row in todo)
+        usual = min(USUAL, longest)
+        for length in dict.fromkeys((usual, longest)):
+            crossed = any(self._checked < n < length for n in self._numbers)
+            new = self._checked < length and (length == usual or crossed)
+            if self.path["attention"] != "plain" and new:
+                self.path, self._checked = check(self.forward, todo, length), length
+                if self.path["attention"] == "plain":
+                    self.say(f"plain path: {self.path['reason']}")
+        return self.path["attention"] == "packed"
 
 
-def _no_memory(tokens: int) -> ModelError:
-    return ModelError(
-        f"out of memory on one row of {tokens} tokens; use a smaller dtype or another device."
-    )
-
-
-@contextmanager
-def _one_row(tokens: int) -> Generator[None, None, None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise _no_memory(tokens) from None
+def _chunks(requests: Sequence[Request]) -> list[list[Request]]:
+    """Requests in the order of their contexts, cut where neighbours share little."""
+    out: list[list[Request]] = []
+    for request in sorted(requests, key=lambda request: request.context):
+        apart = not out or (
+            len(out[-1]) >= CHUNK and shared(out[-1][-1].context, request.context) < APART
+        )
+        if apart:
+            out.append([])
+        out[-1].append(request)
+    return out

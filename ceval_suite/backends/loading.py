@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def load(spec: ModelSpec) -> Loaded:
     """
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -141,7 +142,9 @@ def load(spec: ModelSpec) -> Loaded:
         dtype = _dtype(spec, config, device)
         # the GGUF reader draws a bar of its own that no setting turns off
         with contextlib.redirect_stderr(io.StringIO()):
-            read: Any = AutoModelForCausalLM.from_pretrained
+            pair = bool(getattr(config, "is_encoder_decoder", False))
+            kind = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
+            read: Any = kind.from_pretrained
             loaded, found = read(
                 where,
                 dtype=dtype,
@@ -292,13 +295,20 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     return nominal if 0 < nominal < 10**9 else 2048
 
 
-def numbers(config: Any) -> set[float]:
-    """All numbers anywhere in a configuration."""
+_WIDTHS = re.compile(
+    r"hidden|intermediate|vocab|n_embd|embedding_size|embed_dim|ffn|inner|mlp|head|_dim|d_model|"
+    r"token_id|expert|layer|rank|theta|version"
+)
+
+
+def lengths(config: Any) -> list[float]:
+    """Numbers anywhere in a configuration that may be lengths in tokens: all but known widths."""
     if isinstance(config, dict):
-        return set().union(*map(numbers, cast("dict[str, Any]", config).values()))
+        named = cast("dict[str, Any]", config).items()
+        return [n for key, value in named if not _WIDTHS.search(str(key)) for n in lengths(value)]
     if isinstance(config, list | tuple):
-        return set().union(*map(numbers, cast("list[Any]", config)))
-    return {config} if isinstance(config, int | float) else set()
+        return [n for value in cast("list[Any]", config) for n in lengths(value)]
+    return [config] if isinstance(config, int | float) and config > 1 else []
 
 
 def _wrapped(spec: ModelSpec, what: str, error: Exception) -> ModelError:

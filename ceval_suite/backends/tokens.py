@@ -21,6 +21,9 @@ CHUNK = 256
 TAIL = 48
 """Characters of context that are tokenised again together with a continuation, at least."""
 
+HEAD = 120
+"""Characters that texts must share before their common head is tokenised apart."""
+
 LINE = 256
 """A last line longer than this is cut at a blank, or anywhere, instead of at its start."""
 
@@ -41,9 +44,14 @@ class Encoded:
 class Encoder:
     """Tokenises for one tokenizer, in batches, remembering contexts already seen."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer` is a transformers tokenizer, fast or slow."""
+    def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
+        """`tokenizer` is a transformers tokenizer, fast or slow.
+
+        `apart` is for models with an encoder and a decoder: the context goes to the one with its
+        closing token, the continuation to the other, tokenised by itself.
+        """
         self.tokenizer = tokenizer
+        self.apart = apart
         self._seen: dict[tuple[bool, str], Tokens] = {}
         self._closing = 0
         (bare,), (dressed,) = self.ids(["A"], special=False), self.ids(["A"], special=True)
@@ -51,6 +59,7 @@ class Encoder:
             if np.array_equal(dressed[at : at + len(bare)], bare):
                 self._closing = len(dressed) - at - len(bare)
                 break
+        self._end = dressed[len(dressed) - self._closing :]
 
     def ids(self, texts: Sequence[str], *, special: bool) -> list[Tokens]:
         """Token ids of each text, with the tokenizer's own start token if asked.
@@ -72,11 +81,40 @@ class Encoder:
     def contexts(self, texts: Sequence[str], *, template_tokens: bool) -> list[Tokens]:
         """Token ids of contexts; a chat template has written its special tokens itself."""
         keys = [(template_tokens, text) for text in texts]
-        new = list(dict.fromkeys(key for key in keys if key not in self._seen))
-        special = not template_tokens
-        found = self.ids([text for _, text in new], special=special)
-        self._seen.update(zip(new, found, strict=True))
+        new = sorted({text for text in texts if (template_tokens, text) not in self._seen})
+        found = self._below_heads(new, special=not template_tokens)
+        self._seen.update(zip(((template_tokens, text) for text in new), found, strict=True))
         return [self._seen[key] for key in keys]
+
+    def _below_heads(self, texts: Sequence[str], *, special: bool) -> list[Tokens]:
+        """Token ids of sorted texts; a head that many share (the shots) is tokenised once.
+
+        The first and the last text of each group are tokenised whole as well: where they come out
+        differently, the cut is none for this tokenizer and the whole group is done the long way.
+        """
+        out: dict[str, Tokens] = {}
+        for first, last, head in _groups(texts):
+            if last - first > 2:
+                group = texts[first:last]
+                out.update(
+                    zip(group, self._below(group, head, special=special) or (), strict=False)
+                )
+        rest = [text for text in texts if text not in out]
+        out.update(zip(rest, self.ids(rest, special=special), strict=True))
+        return [out[text] for text in texts]
+
+    def _below(self, group: Sequence[str], head: int, *, special: bool) -> list[Tokens] | None:
+        shots = group[0][:head]
+        tail = _tail(shots)
+        start = head - len(tail)
+        (above,) = self.ids([shots], special=special)
+        below = self.ids([tail, *(text[start:] for text in group)], special=False)
+        found = _spliced(above, below[0], below[1:])
+        if found is None:
+            return None
+        whole = self.ids([group[0], group[-1]], special=special)
+        same = all(map(np.array_equal, whole, (found[0], found[-1])))
+        return found if same else None
 
     def forget(self) -> None:
         """Drop remembered contexts."""
@@ -96,11 +134,18 @@ class Encoder:
             ids = self.contexts(texts, template_tokens=template_tokens)
             for i, found in zip(of, ids, strict=True):
                 contexts[i] = found
+        if self.apart:
+            return [self._pair(r, context) for r, context in zip(requests, contexts, strict=True)]
         joined = self._joined(requests, contexts)
         return [
             _cut(request, context, full)
             for request, context, full in zip(requests, contexts, joined, strict=True)
         ]
+
+    def _pair(self, request: Request, context: Tokens) -> Encoded:
+        continuations = self.ids(request.continuations, special=False)
+        tails = tuple(tuple(map(int, tail)) for tail in continuations)
+        return _sound(request, Encoded(np.concatenate([context, self._end]), tails))
 
     def _joined(
         self, requests: Sequence[Request], contexts: Sequence[Tokens]
@@ -126,6 +171,36 @@ class Encoder:
                 short = self.ids(whole, special=not request.template_tokens)
             out.append(short)
         return out
+
+
+def shared(a: str, b: str) -> int:
+    """Length of the common head of two texts."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _groups(texts: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(from, to, head): sorted texts whose first `head` characters are the same, at least HEAD.
+
+    A text joins a group as long as that does not shorten the group's head to less than half.
+    """
+    out: list[tuple[int, int, int]] = []
+    for k, text in enumerate(texts):
+        if out:
+            first, _, head = out[-1]
+            # of sorted texts, the first and the last share least
+            common = shared(texts[first], text)
+            if common >= max(HEAD, head // 2):
+                out[-1] = (first, k + 1, min(head, common))
+                continue
+        out.append((k, k + 1, len(text)))
+    return out
 
 
 def _tail(context: str) -> str:
@@ -159,27 +234,31 @@ def _spliced(context: Tokens, tail: Tokens, joined: Sequence[Tokens]) -> list[To
 
 
 def _cut(request: Request, context: Tokens, joined: Sequence[Tokens]) -> Encoded:
-    if not joined:
-        raise PromptError(f"{request.id}: there is no continuation to score.")
     border = len(context)
     for full in joined:
         n = min(border, len(full))
         different = np.flatnonzero(full[:n] != context[:n])
         border = int(different[0]) if len(different) else n
     tails = tuple(tuple(int(t) for t in full[border:]) for full in joined)
-    if border == 0:
+    return _sound(request, Encoded(joined[0][:border] if joined else context, tails))
+
+
+def _sound(request: Request, one: Encoded) -> Encoded:
+    if not one.tails:
+        raise PromptError(f"{request.id}: there is no continuation to score.")
+    if not len(one.head):
         raise PromptError(
             f"{request.id}: no token of the context survives before the continuations; a model "
             "without a start token cannot score them after an empty context."
         )
-    if any(not tail for tail in tails):
+    if any(not tail for tail in one.tails):
         raise PromptError(f"{request.id}: a continuation adds no token to the context.")
-    if len(set(tails)) != len(tails):
+    if len(set(one.tails)) != len(one.tails):
         raise PromptError(
             f"{request.id}: the tokenizer gives two of {list(request.continuations)} the same "
             "tokens, so that they cannot be told apart; use another protocol for this model."
         )
-    return Encoded(joined[0][:border], tails)
+    return one
 
 
 def rows(encoded: Sequence[Encoded], limit: int, requests: Sequence[Request]) -> list[Row]:

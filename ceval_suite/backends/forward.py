@@ -1,0 +1,342 @@
+"""Forward passes: rows alone through the model as transformers writes it, or packed.
+
+Two paths, one answer. Which one is valid for a model is decided by trying both on real rows,
+never by a list of names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ceval_suite.backends import attention
+from ceval_suite.backends.base import Say
+from ceval_suite.backends.batching import CUT, Pack, Read, Row, halve, pack, trie
+from ceval_suite.backends.head import Float32Head, Post, post_processing
+from ceval_suite.errors import ModelError
+
+SIZES = (512, 1024, 256, 2048)
+"""Tokens of a pack that are tried; the fastest is kept."""
+
+TRIALS = 2
+"""Full packs of each size that are timed."""
+
+SMALLEST = 32
+"""Tokens that a pack must be able to hold."""
+
+HEAD_READS = 64
+"""Reads that are collected before the head is applied to them."""
+
+HEAD_SECONDS = 5.0
+"""How long a read may wait for the head, so that a kill loses little."""
+
+
+FAILURES = (
+    attention.NotPacked,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    ModelError,
+)
+"""What trying the packed path on a model that is not made for it may raise."""
+
+
+class Score(NamedTuple):
+    """A read with what the model says: its raw logit and its natural log-probability."""
+
+    read: Read
+    logit: float
+    logprob: float
+
+
+class Forward:
+    """Runs rows through one model."""
+
+    def __init__(self, model: Any, say: Say, memory: int | None = None) -> None:
+        """`memory` caps weights, kept keys and values, and the work on a pack, in bytes."""
+        self.model = model
+        self.memory = memory
+        self.say = say
+        self.device = next(model.parameters()).device
+        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.computed = 0
+        self.sizes = Sizes()
+        self._kept_bytes = 0
+        self._cached_lengths = [
+            (module, name)
+            for module in model.modules()
+            for name in vars(module)
+            if name.endswith("max_seq_len_cached")
+        ]
+        self._plain = str(getattr(model.config, "_attn_implementation", "eager"))
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._head: Float32Head | None = None
+        self._post: Post | None = None
+        inner = model.get_output_embeddings()
+        if isinstance(inner, torch.nn.Linear):
+            self._head = Float32Head(inner).eval()
+            model.set_output_embeddings(self._head)
+        attention.register()
+
+    # the plain path: one row, the model's own attention, the head inside the model
+
+    def plain(self, rows: Sequence[Row]) -> Iterator[Score]:
+        """Score rows one at a time, longest first."""
+        self._use(self._plain)
+        for row in rows:
+            row.new = len(row.tokens)
+        for row in sorted(rows, key=lambda row: -len(row.tokens)):
+            self.computed += len(row.tokens)
+            ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
+            with _memory(len(row.tokens)):
+                logits = self._logits(ids, [read.position for read in row.reads])
+                scored = list(_scores(row.reads, logits))
+            yield from scored
+
+    def _logits(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
+        """Logits [len(at), V] in float32 at the positions `at` of ids [1, T]."""
+        distinct = sorted(set(at))
+        index = torch.tensor(distinct, device=self.device)
+        self._forget_lengths()
+        if self._keeps:
+            inputs["logits_to_keep"] = index
+        logits = self.model(input_ids=ids, use_cache=False, **inputs).logits[0]
+        if not self._keeps:
+            logits = logits[index]
+        place = {position: i for i, position in enumerate(distinct)}
+        return logits.float()[torch.tensor([place[p] for p in at], device=self.device)]
+
+    def _forget_lengths(self) -> None:
+        # dynamic NTK keeps the frequencies of the longest row it has seen, and every shorter row
+        # would be scored with those
+        for module, name in self._cached_lengths:
+            setattr(module, name, 0)
+
+    def _use(self, implementation: str) -> None:
+        if self.model.config._attn_implementation != implementation:
+            self.model.set_attn_implementation(implementation)
+
+    # the packed path: each token of the trie once
+
+    def packed(self, rows: Sequence[Row], *, cut: int = CUT) -> Iterator[Score]:
+        """Score rows together; sets `new` of each row."""
+        if not rows:
+            return
+        self._use(attention.NAME)
+        if self.model.config._attn_implementation != attention.NAME:
+            raise attention.NotPacked("the model's attention is its own and cannot be replaced")
+        nodes = trie(rows, self.sizes.longest)
+        store = attention.Store(max(len(row.tokens) for row in rows))
+        waiting = _Waiting(self._head, self._post_processing()) if self._head else None
+        first = 0
+        while first < len(nodes):
+            some = pack(nodes, first, self.sizes.now, cut)
+            result = self._try(some, store, waiting is not None and waiting.post is not None)
+            if result is None:
+                size = len(some.tokens)
+                if size <= SMALLEST:
+                    raise _no_memory(size)
+                if some.last - first == 1:
+                    nodes = halve(nodes, first)
+                torch.cuda.empty_cache()
+                self.sizes.fix(size // 2)
+                self.say(f"out of memory on {size} tokens at once: {size // 2} from now on")
+                continue
+            first = some.last
+            self._kept_bytes = max(self._kept_bytes, store.bytes_per_token)
+            self.computed += len(some.tokens)
+            if waiting is None or waiting.post is None:
+                yield from _scores(some.reads, result) if some.reads else ()
+            else:
+                yield from waiting.add(some.reads, result)
+        if waiting is not None:
+            yield from waiting.flush()
+
+    def fit(self, longest: int) -> None:
+        """Make packs small enough for `memory`, beside weights and `longest` kept tokens.
+
+        What a token needs while it is worked on is estimated from the widest layers, generously.
+
+        Raises:
+            ModelError: not even a short pack fits.
+        """
+        if self.memory is None:
+            return
+        if not self._kept_bytes:
+            self._learn_kept_bytes()
+        head = self._head.inner if self._head else None
+        linears = [m for m in self.model.modules() if isinstance(m, torch.nn.Linear)]
+        widest = max((m.out_features for m in linears if m is not head), default=0)
+        token = 4 * (6 * widest + 16 * int(self.model.get_input_embeddings().weight.shape[1]))
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        kept = longest * self._kept_bytes
+        room = (self.memory - weights - kept) // token
+        if room < SMALLEST:
+            raise ModelError(
+                f"--memory: weights take {weights:,} bytes, the keys and values of {longest} "
+                f"tokens {kept:,}; give at least {weights + kept + SMALLEST * token:,}."
+            )
+        self.sizes.cap(room)
+
+    def _learn_kept_bytes(self) -> None:
+        """Keep one token, to see what it takes."""
+        before = self.computed
+        rows = [Row(np.array([0, last], np.int32), [Read(1, 0, (-last, 0))]) for last in (1, 2)]
+        with suppress(*FAILURES):  # then nothing is ever kept
+            list(self.packed(rows, cut=1))
+        self.computed = before
+
+    def _try(self, some: Pack, store: attention.Store, collect: bool) -> torch.Tensor | None:
+        """One pass: hidden states or logits at the reads; None when memory ran out."""
+        try:
+            with self.sizes.timing(some), attention.using(self._layout(some, store)) as layout:
+                positions = torch.as_tensor(some.positions, device=self.device)[None]
+                ids = torch.as_tensor(some.tokens, dtype=torch.long, device=self.device)[None]
+                inputs = {"position_ids": positions, "attention_mask": None}
+                if collect:
+                    result = self._hidden(ids, some.at or [0], **inputs)
+                else:
+                    result = self._logits(ids, some.at or [0], **inputs)
+                layout.store.commit()
+                return result
+        except attention.NotPacked as error:
+            raise ModelError(
+                f"rows like these cannot be packed ({error}); add --engine plain."
+            ) from error
+        except torch.OutOfMemoryError:
+            # acted on by the caller, when this traceback no longer keeps the pass's tensors alive
+            return None
+
+    def _layout(self, some: Pack, store: attention.Store) -> attention.Layout:
+        return attention.Layout(some, store, self.device)
+
+    def _hidden(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
+        """What the head is given [len(at), H] at the positions `at` of ids [1, T]."""
+        head = self._head
+        assert head is not None
+        self._forget_lengths()
+        index = torch.tensor(at, device=self.device)
+        if self._keeps:
+            inputs["logits_to_keep"] = index
+        head.collecting = True
+        try:
+            self.model(input_ids=ids, use_cache=False, **inputs)
+        finally:
+            head.collecting = False
+        hidden, head.hidden = head.hidden, None
+        assert hidden is not None
+        return hidden[0] if self._keeps else hidden[0].index_select(0, index)
+
+    def _post_processing(self) -> Post | None:
+        """What the model does to its logits after the head; found once."""
+        if self._post is None and self._head is not None:
+            ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            implementation = self.model.config._attn_implementation
+            self._use(self._plain)
+            self._post = post_processing(
+                self._head, lambda: self.model(input_ids=ids, use_cache=False).logits
+            )
+            self._use(implementation)
+        return self._post
+
+
+class Sizes:
+    """How many tokens go into a pack: measured while real packs run, then kept."""
+
+    def __init__(self) -> None:
+        self.now = self.longest = SIZES[0]
+        self._trials = [size for size in SIZES for _ in range(TRIALS)]
+        self._rates: dict[int, list[float]] = {}
+
+    def fix(self, size: int) -> None:
+        """Never anything but `size` from now on."""
+        self._trials = []
+        self.now = self.longest = size
+
+    def cap(self, size: int) -> None:
+        """Never more than `size` from now on."""
+        self._trials = [trial for trial in self._trials if trial <= size]
+        self.now, self.longest = min(self.now, size), min(self.longest, size)
+
+    @contextmanager
+    def timing(self, some: Pack) -> Generator[None, None, None]:
+        """Time a pack, and move on to the next size when enough were timed."""
+        begun = time.perf_counter()
+        yield
+        if self._trials and torch.cuda.is_available():
+            torch.cuda.synchronize()  # a GPU's work is only queued by now
+        size = len(some.tokens)
+        if not self._trials or size < 0.75 * self.now:
+            return
+        self._rates.setdefault(self.now, []).append(size / (time.perf_counter() - begun))
+        self._trials.pop(0)
+        if self._trials:
+            self.now = self._trials[0]
+        else:
+            self.now = max(self._rates, key=lambda s: max(self._rates[s]))
+
+
+class _Waiting:
+    """Hidden states waiting for the head."""
+
+    def __init__(self, head: Float32Head, post: Post | None) -> None:
+        self.head = head
+        self.post = post
+        self._reads: list[Read] = []
+        self._hidden: list[torch.Tensor] = []
+        self._since = time.monotonic()
+
+    def add(self, reads: Sequence[Read], hidden: torch.Tensor) -> Iterator[Score]:
+        if reads:
+            self._reads += reads
+            self._hidden.append(hidden.clone())
+        if len(self._reads) >= HEAD_READS or time.monotonic() - self._since > HEAD_SECONDS:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Score]:
+        self._since = time.monotonic()
+        if not self._reads:
+            return
+        reads, hidden = self._reads, torch.cat(self._hidden)
+        self._reads, self._hidden = [], []
+        post = self.post
+        assert post is not None
+        for first in range(0, len(reads), HEAD_READS):
+            some = reads[first : first + HEAD_READS]
+            tokens = torch.tensor([read.token for read in some], device=hidden.device)
+            found = self.head.score(hidden[first : first + HEAD_READS], tokens, post)
+            for read, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
+                yield Score(read, logit, logprob)
+
+
+def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
+    """Scores of reads from their logits [len(reads), V]."""
+    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
+    raw = logits.gather(1, wanted)[:, 0]
+    logprobs = raw - logits.logsumexp(-1)
+    for read, logit, logprob in zip(reads, raw.tolist(), logprobs.tolist(), strict=True):
+        yield Score(read, logit, logprob)
+
+
+def _no_memory(tokens: int) -> ModelError:
+    return ModelError(
+        f"out of memory on one row of {tokens} tokens; use a smaller dtype or another device."
+    )
+
+
+@contextmanager
+def _memory(tokens: int) -> Generator[None, None, None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise _no_memory(tokens) from None

@@ -1,0 +1,457 @@
+"""The architecture table: which path each model family takes, and that its scores are right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from ceval_suite.backends import open_backend
+from ceval_suite.backends.hf import HFBackend
+from ceval_suite.schema import Request
+from ceval_suite.specs import ModelSpec
+
+TOLERANCE = 1e-4
+
+WINDOW = 48
+"""Attention windows and chunks, and where position scalings set in: far below the rows' length."""
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+}
+MIXED = ["sliding_attention", "full_attention"]
+GPT: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 2048}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "factor": 8.0,
+    "original_max_position_embeddings": 128,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "rope_theta": 1e4,
+}
+HEADS: dict[str, Any] = {**SMALL, "head_dim": 8}
+EXPERTS: dict[str, Any] = {
+    "moe_intermediate_size": 32,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+GATES: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+LLAMA4: dict[str, Any] = {
+    **HEADS,
+    "num_hidden_layers": 4,
+    "intermediate_size_mlp": 64,
+    "num_local_experts": 4,
+}
+LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_key_value_heads": 4,
+}
+# family → config class, its options, the path it should take, a word of the reason
+FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "Llama": ("LlamaConfig", SMALL, "packed", ""),
+    "InternLM2, Baichuan (as Llama)": (
+        "LlamaConfig",
+        {**SMALL, "attention_bias": True, "mlp_bias": True},
+        "packed",
+        "",
+    ),
+    "Llama 4": (
+        "Llama4TextConfig",
+        {**LLAMA4, "attention_chunk_size": WINDOW},
+        "plain",
+        "differs by",
+    ),
+    "Llama 4, rows within a chunk": ("Llama4TextConfig", LLAMA4, "packed", ""),
+    "Qwen2": ("Qwen2Config", SMALL, "packed", ""),
+    "Qwen3": ("Qwen3Config", HEADS, "packed", ""),
+    "Qwen3-MoE": ("Qwen3MoeConfig", {**HEADS, **EXPERTS, "num_experts": 4}, "packed", ""),
+    "Qwen3-Next": (
+        "Qwen3NextConfig",
+        {**HEADS, **GATES, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+        "plain",
+        "differs by",
+    ),
+    "Qwen3.5": ("Qwen3_5TextConfig", {**HEADS, **GATES}, "plain", "differs by"),
+    "Mistral": ("MistralConfig", {**SMALL, "sliding_window": WINDOW}, "packed", ""),
+    "Mixtral": ("MixtralConfig", {**SMALL, "num_local_experts": 4}, "packed", ""),
+    "Gemma 2": (
+        "Gemma2Config",
+        {**HEADS, "sliding_window": WINDOW, "query_pre_attn_scalar": 8},
+        "packed",
+        "",
+    ),
+    "Gemma 3": (
+        "Gemma3TextConfig",
+        {
+            **HEADS,
+            "sliding_window": WINDOW,
+            "layer_types": MIXED,
+            "query_pre_attn_scalar": 8,
+        },
+        "packed",
+        "",
+    ),
+    "Phi-3": ("Phi3Config", {**SMALL, "sliding_window": WINDOW}, "packed", ""),
+    "Phi-3 longrope": (
+        "Phi3Config",
+        {**SMALL, "rope_parameters": LONGROPE, "original_max_position_embeddings": 128},
+        "plain",
+        "differs by",
+    ),
+    "GLM": ("GlmConfig", HEADS, "packed", ""),
+    "GLM-4": ("Glm4Config", HEADS, "packed", ""),
+    "DeepSeek-V2": (
+        "DeepseekV2Config",
+        {**SMALL, **LATENT, **EXPERTS, "n_shared_experts": 1},
+        "packed",
+        "",
+    ),
+    "DeepSeek-V3": (
+        "DeepseekV3Config",
+        {**SMALL, **LATENT, **EXPERTS, "rope_parameters": YARN},
+        "packed",
+        "",
+    ),
+    "DeepSeek-V3.2": (
+        "DeepseekV32Config",
+        {
+            **SMALL,
+            **LATENT,
+            **EXPERTS,
+            "index_topk": WINDOW,
+            "index_head_dim": 16,
+            "index_n_heads": 2,
+        },
+        "plain",
+        "",
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        {
+            **HEADS,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": WINDOW,
+            "layer_types": MIXED,
+            "rope_parameters": YARN,
+        },
+        "packed",
+        "",
+    ),
+    "Cohere": ("CohereConfig", {**SMALL, "logit_scale": 0.25}, "packed", ""),
+    "Granite": (
+        "GraniteConfig",
+        {
+            **SMALL,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 4.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+        },
+        "packed",
+        "",
+    ),
+    "Granite 4 (hybrid)": (
+        "GraniteMoeHybridConfig",
+        {
+            **SMALL,
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+        },
+        "plain",
+        "differs by",
+    ),
+    "OLMo 2": ("Olmo2Config", SMALL, "packed", ""),
+    "OLMo 3": (
+        "Olmo3Config",
+        {**SMALL, "sliding_window": WINDOW, "layer_types": MIXED},
+        "packed",
+        "",
+    ),
+    "Cohere 2": (
+        "Cohere2Config",
+        {**SMALL, "sliding_window": WINDOW, "layer_types": MIXED, "logit_scale": 0.25},
+        "packed",
+        "",
+    ),
+    "GLM-4.5": ("Glm4MoeConfig", {**HEADS, **EXPERTS}, "packed", ""),
+    "ERNIE 4.5": ("Ernie4_5Config", HEADS, "packed", ""),
+    "Hunyuan": ("HunYuanDenseV1Config", HEADS, "packed", ""),
+    "MiniCPM3": ("MiniCPM3Config", {**SMALL, **LATENT}, "packed", ""),
+    "MiniMax-M2": (
+        "MiniMaxM2Config",
+        {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "packed",
+        "",
+    ),
+    "InternLM3": ("InternLM3Config", SMALL, "packed", ""),
+    "Seed-OSS": ("SeedOssConfig", HEADS, "packed", ""),
+    "SmolLM3": ("SmolLM3Config", SMALL, "packed", ""),
+    "EXAONE 4": (
+        "Exaone4Config",
+        {**SMALL, "sliding_window": WINDOW, "layer_types": MIXED},
+        "packed",
+        "",
+    ),
+    "Nemotron": ("NemotronConfig", SMALL, "packed", ""),
+    "Gemma": ("GemmaConfig", HEADS, "packed", ""),
+    "Phi": ("PhiConfig", SMALL, "packed", ""),
+    "StarCoder 2": ("Starcoder2Config", {**SMALL, "sliding_window": WINDOW}, "packed", ""),
+    "StarCoder": ("GPTBigCodeConfig", GPT, "packed", ""),
+    "StableLM": ("StableLmConfig", {**SMALL, "qk_layernorm": True}, "packed", ""),
+    "GPT-2": ("GPT2Config", GPT, "packed", ""),
+    "GPT-NeoX": ("GPTNeoXConfig", SMALL, "packed", ""),
+    "OPT": (
+        "OPTConfig",
+        {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3},
+        "packed",
+        "",
+    ),
+    "CodeGen": ("CodeGenConfig", {**GPT, "rotary_dim": 4}, "plain", "its own"),
+    "GPT-J": ("GPTJConfig", {**GPT, "rotary_dim": 4}, "plain", "its own"),
+    "GPT-Neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": WINDOW,
+        },
+        "plain",
+        "its own",
+    ),
+    "XGLM": (
+        "XGLMConfig",
+        {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4, "init_std": 0.3},
+        "plain",
+        "its own",
+    ),
+    "BLOOM": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "plain", "its own"),
+    "Falcon": ("FalconConfig", SMALL, "plain", "its own"),
+    "Falcon ALiBi": ("FalconConfig", {**SMALL, "alibi": True}, "plain", "its own"),
+    "MPT": ("MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 2}, "plain", "its own"),
+    "Mamba": (
+        "MambaConfig",
+        {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2},
+        "plain",
+        "differs by",
+    ),
+    "Mamba 2": (
+        "Mamba2Config",
+        {
+            "hidden_size": 32,
+            "num_heads": 8,
+            "head_dim": 8,
+            "state_size": 8,
+            "num_hidden_layers": 2,
+            "n_groups": 1,
+        },
+        "plain",
+        "differs by",
+    ),
+    "Falcon-H1": (
+        "FalconH1Config",
+        {
+            **HEADS,
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+        },
+        "plain",
+        "differs by",
+    ),
+    "LFM2": (
+        "Lfm2Config",
+        {**SMALL, "layer_types": ["conv", "full_attention"]},
+        "plain",
+        "differs by",
+    ),
+    "RWKV": ("RwkvConfig", {"hidden_size": 32, "num_hidden_layers": 2}, "plain", "its own"),
+}
+# transformers' eager Falcon adds its ALiBi bias twice (in the mask and in the layer), its sdpa once
+REFERENCE = {"Falcon ALiBi": "sdpa"}
+
+
+@dataclass
+class Result:
+    """What became of a family: the path taken, and how far the scores are off."""
+
+    path: dict[str, Any]
+    said: list[str]
+    worst: float
+    distinct: int
+    longest: int
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def requests(sample_texts: list[str]) -> list[Request]:
+    """Questions below shared shots, some longer than every window; long continuations as well."""
+    text = " ".join(sample_texts[0].split())
+    out = [
+        Request(
+            id=f"q{i}",
+            context=f"{text[:520]}\n{text[700 + 90 * i :][: 60 + 40 * i]}\nAnswer:",
+            continuations=(" A", " B", " C", " D"),
+        )
+        for i in range(4)
+    ]
+    return [
+        *out,
+        Request(id="long", context=text[1500:2200], continuations=("A", "because", "Beijing 北京")),
+        Request(id="short", context="Is", continuations=(" A", " B")),
+    ]
+
+
+@torch.no_grad()
+def by_hand(
+    folder: Any, requests: list[Request], implementation: str
+) -> tuple[dict[str, list[float]], int]:
+    """Summed logprobs by an independently loaded model, one forward pass a row."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    read: Any = AutoModelForCausalLM.from_pretrained
+    model = read(folder, dtype=torch.float32, attn_implementation=implementation).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    out: dict[str, list[float]] = {}
+    longest = 0
+    for request in requests:
+        context = tokenizer(request.context).input_ids
+        out[request.id] = []
+        for continuation in request.continuations:
+            whole = tokenizer(request.context + continuation).input_ids
+            assert whole[: len(context)] == context
+            logits = model(torch.tensor([whole[:-1]]), use_cache=False).logits[0]
+            scores = logits.double().log_softmax(-1)
+            at = range(len(context) - 1, len(whole) - 1)
+            out[request.id].append(sum(float(scores[i, whole[i + 1]]) for i in at))
+            longest = max(longest, len(whole) - 1)
+    return out, longest
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Result]:
+    """The results so far."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_tokenizer: Any,
+    requests: list[Request],
+    found: dict[str, Result],
+) -> Callable[[str], Result]:
+    """Each family's result; its model is made and opened once."""
+    import transformers
+
+    def measure(family: str) -> Result:
+        kind, options, _, _ = FAMILIES[family]
+        if not hasattr(transformers, kind):
+            pytest.skip(f"transformers {transformers.__version__} has no {kind}")
+        # a few rows more than the tokenizer has entries, as padded vocabularies do
+        config = getattr(transformers, kind)(
+            vocab_size=len(tiny_tokenizer) + 8,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+            **options,
+        )
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        folder = tmp_path_factory.mktemp("model")
+        model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        wanted, longest = by_hand(folder, requests, REFERENCE.get(family, "eager"))
+        said: list[str] = []
+        backend = open_backend(ModelSpec(path=str(folder), device="cpu"), said.append)
+        assert isinstance(backend, HFBackend)
+        replies = {reply.id: reply.logprobs for reply in backend.ask(requests)}
+        off = [
+            abs(ours - theirs)
+            for request in requests
+            for ours, theirs in zip(replies[request.id], wanted[request.id], strict=True)
+        ]
+        distinct = {round(logprobs[0], 3) for logprobs in replies.values()}
+        path = backend.describe()["path"]
+        worst = float(torch.tensor(off).max())  # keeps a NaN
+        return Result(path, said, worst, len(distinct), longest)
+
+    def get(family: str) -> Result:
+        if family not in found:
+            found[family] = measure(family)
+        return found[family]
+
+    return get
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_right_and_the_path_is_the_expected_one(
+    family: str, measured: Callable[[str], Result]
+) -> None:
+    _, _, path, reason = FAMILIES[family]
+    result = measured(family)
+    assert result.longest > max(200, 4 * WINDOW)
+    assert result.worst <= TOLERANCE, result
+    # scores depend on the context, or all of this would prove little
+    assert result.distinct >= 5, result
+    assert result.path["attention"] == path, result
+    if path == "packed":
+        assert result.said == []
+    else:
+        assert reason in result.path["reason"]
+        assert result.said == [f"plain path: {result.path['reason']}"]
+
+
+def test_the_table_is_printed(measured: Callable[[str], Result], found: dict[str, Result]) -> None:
+    # seen with `-s`; a worker of several has the results of its own share only
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    families = [family for family in FAMILIES if family in found or not (found or several)]
+    lines = ["family | config class | path | largest difference", "--- | --- | --- | ---:"]
+    for family in families:
+        result = measured(family)
+        path = result.path["attention"]
+        assert path == FAMILIES[family][2]
+        lines.append(f"{family} | {FAMILIES[family][0]} | {path} | {result.worst:.1e}")
+    print("\n\n" + "\n".join(lines))
