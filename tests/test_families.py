@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ceval_suite.backends import open_backend
+from ceval_suite.backends import attention, open_backend
 from ceval_suite.backends.hf import HFBackend
 from ceval_suite.schema import Request
 from ceval_suite.specs import ModelSpec
@@ -369,6 +370,28 @@ def by_hand(
     return out, longest
 
 
+def saved(folder: Path, tokenizer: Any, kind: str, options: dict[str, Any]) -> Path:
+    """A random checkpoint of a config class, with the tiny tokenizer."""
+    import transformers
+
+    # a few rows more than the tokenizer has entries, as padded vocabularies do
+    config = getattr(transformers, kind)(
+        vocab_size=len(tokenizer) + 8,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        **options,
+    )
+    torch.manual_seed(0)
+    auto = transformers.AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        auto = transformers.AutoModelForSeq2SeqLM
+    auto.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, Result]:
     """The results so far."""
@@ -389,20 +412,7 @@ def measured(
         kind, options, _, _ = FAMILIES[family]
         if not hasattr(transformers, kind):
             pytest.skip(f"transformers {transformers.__version__} has no {kind}")
-        # a few rows more than the tokenizer has entries, as padded vocabularies do
-        config = getattr(transformers, kind)(
-            vocab_size=len(tiny_tokenizer) + 8,
-            initializer_range=0.3,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=2,
-            **options,
-        )
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        folder = tmp_path_factory.mktemp("model")
-        model.save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
+        folder = saved(tmp_path_factory.mktemp("model"), tiny_tokenizer, kind, options)
         wanted, longest = by_hand(folder, requests, REFERENCE.get(family, "eager"))
         said: list[str] = []
         backend = open_backend(ModelSpec(path=str(folder), device="cpu"), said.append)
@@ -455,3 +465,100 @@ def test_the_table_is_printed(measured: Callable[[str], Result], found: dict[str
         assert path == FAMILIES[family][2]
         lines.append(f"{family} | {FAMILIES[family][0]} | {path} | {result.worst:.1e}")
     print("\n\n" + "\n".join(lines))
+
+
+def test_dynamic_ntk_scores_every_row_with_its_own_frequencies(
+    tmp_path: Path, tiny_tokenizer: Any, requests: list[Request]
+) -> None:
+    # transformers keeps those of the longest row so far; a new model for every row has none to keep
+    options = {**SMALL, "max_position_embeddings": 64}
+    options["rope_parameters"] = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    folder = saved(tmp_path, tiny_tokenizer, "LlamaConfig", options)
+    backend = open_backend(ModelSpec(path=str(folder), device="cpu", max_length=512))
+    replies = {reply.id: reply.logprobs for reply in backend.ask(requests)}
+    for request in requests:
+        for place, continuation in enumerate(request.continuations):
+            one = Request(id="x", context=request.context, continuations=(continuation,))
+            wanted, _ = by_hand(folder, [one], "eager")
+            assert replies[request.id][place] == pytest.approx(wanted["x"][0], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["RwkvConfig", "MambaConfig"])
+def test_a_leak_between_rows_is_found_where_rounding_hides_it(
+    kind: str, dtype: str, tmp_path: Path, tiny_tokenizer: Any, requests: list[Request]
+) -> None:
+    options = {"hidden_size": 32, "num_hidden_layers": 2}
+    folder = saved(tmp_path, tiny_tokenizer, kind, options)
+    backend: Any = open_backend(ModelSpec(path=str(folder), device="cpu", dtype=dtype))
+    replies = list(backend.ask(requests))
+    assert len(replies) == len(requests)
+    assert backend.describe()["path"]["attention"] == "plain"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("T5Config", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}),
+        ("MT5Config", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}),
+        (
+            "BartConfig",
+            {
+                "d_model": 32,
+                "encoder_layers": 2,
+                "decoder_layers": 2,
+                "encoder_attention_heads": 4,
+                "decoder_attention_heads": 4,
+                "encoder_ffn_dim": 64,
+                "decoder_ffn_dim": 64,
+            },
+        ),
+    ],
+)
+def test_an_encoder_and_a_decoder_score_as_lm_eval_scores_them(
+    kind: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    tiny_tokenizer: Any,
+    requests: list[Request],
+) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = saved(tmp_path, tiny_tokenizer, kind, {**options, "decoder_start_token_id": 0})
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    # a closing token after the context, as T5 has it
+    closing = tokenizer.convert_ids_to_tokens(1)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {closing}", special_tokens=[(closing, 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("Is").input_ids[-1] == 1
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    judge = HFLM(pretrained=model, tokenizer=tokenizer, backend="seq2seq", batch_size=1)
+    asked = [
+        Instance("loglikelihood", {}, (request.context, continuation), 0)
+        for request in requests
+        for continuation in request.continuations
+    ]
+    wanted = iter(judge.loglikelihood(asked, disable_tqdm=True))
+    backend: Any = open_backend(ModelSpec(path=str(folder), device="cpu", max_length=512))
+    replies = {reply.id: reply.logprobs for reply in backend.ask(requests)}
+    for request in requests:
+        for ours in replies[request.id]:
+            assert ours == pytest.approx(next(wanted)[0], abs=TOLERANCE)
+    path = backend.describe()["path"]
+    assert path == {"attention": "plain", "reason": "encoder and decoder"}
+
+
+def test_an_attention_that_asks_for_more_than_is_understood_is_not_packed() -> None:
+    layout: Any = object()
+    attention._current.append(layout)
+    try:
+        with pytest.raises(attention.NotPacked, match="attention uses block_indices"):
+            attention.packed_attention(*[None] * 4, block_indices=torch.zeros(1))  # type: ignore
+    finally:
+        attention._current.pop()

@@ -197,15 +197,15 @@ def _merged(
     out, lse = _own(query, key, value, layout, scaling)
     if kept is None or not layout.depth:
         return out
-    heads, groups = key.shape[1], query.shape[1] // key.shape[1]
+    heads, width = key.shape[1], query.shape[-1]
     for first, last, depth in layout.pack.stems:
-        # [Hk, groups, t, D] against [Hk, 1, depth, D]: kept keys and values are never repeated
-        part = query[0, :, first:last].unflatten(0, (heads, groups))
-        k, v = (x[0, :, None, :depth].expand(heads, groups, depth, x.shape[-1]) for x in kept)
-        head, head_lse = attend(part, k, v, causal=False, scaling=scaling)
-        # [Hk, groups, t, D] → [t, H, D]
-        head = head.flatten(0, 1).transpose(0, 1)
-        head_lse = head_lse.flatten(0, 1).transpose(0, 1)
+        # query heads of one group are laid one after the other along the length, so that kept keys
+        # and values are read as they are and never repeated
+        folded = query[:, :, first:last].reshape(1, heads, -1, width)
+        k, v = (x[:, :, :depth] for x in kept)
+        head, head_lse = attend(folded, k, v, causal=False, scaling=scaling)
+        head = head.reshape(query.shape[1], last - first, -1).transpose(0, 1)
+        head_lse = head_lse.reshape(query.shape[1], last - first).transpose(0, 1)
         part = out[0, first:last]
         part.copy_(_merge(part, lse[0, first:last], head, head_lse))
     return out
