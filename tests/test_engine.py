@@ -322,6 +322,29 @@ def test_letters_cost_no_row_of_their_own(opened: Any) -> None:
     )
 
 
+def test_the_end_of_the_last_layer_runs_only_where_something_is_read(
+    opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = opened()
+    usual = ask(backend, requests)
+    seen = {"first": 0, "last": 0}
+    for name, place in (("first", 0), ("last", -1)):
+        mlp = backend.model.model.layers[place].mlp
+
+        def count(_: Any, inputs: Any, name: str = name) -> None:
+            seen[name] += inputs[0].shape[1]
+
+        # the gate is what both the whole and the narrowed forward go through
+        mlp.gate_proj.register_forward_pre_hook(count)
+    before = backend.describe()["tokens"]["computed"]
+    same(ask(backend, requests), usual)
+    computed = backend.describe()["tokens"]["computed"] - before
+    assert seen["first"] == computed
+    reads = {(r.id, i) for r in requests for i, _ in enumerate(r.continuations)}
+    assert 0 < seen["last"] < computed / 4
+    assert seen["last"] < 4 * len(reads)
+
+
 def test_nothing_asked_is_nothing_answered(opened: Any) -> None:
     backend = opened()
     assert list(backend.ask([])) == []

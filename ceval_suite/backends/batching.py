@@ -38,6 +38,14 @@ class Read(NamedTuple):
     slot: tuple[int, int]
 
 
+class Score(NamedTuple):
+    """A read with what the model says: its raw logit and its natural log-probability."""
+
+    read: Read
+    logit: float
+    logprob: float
+
+
 @dataclass(slots=True)
 class Row:
     """Tokens to run, what to read off them, and (once planned) how many are computed for it."""

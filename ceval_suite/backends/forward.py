@@ -10,15 +10,15 @@ import inspect
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from ceval_suite.backends import attention
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.batching import CUT, Pack, Read, Row, halve, pack, trie
-from ceval_suite.backends.head import Float32Head, Post, post_processing
+from ceval_suite.backends.batching import CUT, Pack, Read, Row, Score, halve, pack, trie
+from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
 from ceval_suite.errors import ModelError
 
 SIZES = (512, 1024, 256, 2048)
@@ -29,13 +29,6 @@ TRIALS = 2
 
 SMALLEST = 32
 """Tokens that a pack must be able to hold."""
-
-HEAD_READS = 64
-"""Reads that are collected before the head is applied to them."""
-
-HEAD_SECONDS = 5.0
-"""How long a read may wait for the head, so that a kill loses little."""
-
 
 FAILURES = (
     attention.NotPacked,
@@ -49,14 +42,6 @@ FAILURES = (
     ModelError,
 )
 """What trying the packed path on a model that is not made for it may raise."""
-
-
-class Score(NamedTuple):
-    """A read with what the model says: its raw logit and its natural log-probability."""
-
-    read: Read
-    logit: float
-    logprob: float
 
 
 class Forward:
@@ -82,6 +67,7 @@ class Forward:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._head: Float32Head | None = None
         self._post: Post | None = None
+        self._last = LastMLP.of(model)
         inner = model.get_output_embeddings()
         if isinstance(inner, torch.nn.Linear):
             self._head = Float32Head(inner).eval()
@@ -137,7 +123,7 @@ class Forward:
             raise attention.NotPacked("the model's attention is its own and cannot be replaced")
         nodes = trie(rows, self.sizes.longest)
         store = attention.Store(max(len(row.tokens) for row in rows))
-        waiting = _Waiting(self._head, self._post_processing()) if self._head else None
+        waiting = Waiting(self._head, self._post_processing()) if self._head else None
         first = 0
         while first < len(nodes):
             some = pack(nodes, first, self.sizes.now, cut)
@@ -230,7 +216,8 @@ class Forward:
             inputs["logits_to_keep"] = index
         head.collecting = True
         try:
-            self.model(input_ids=ids, use_cache=False, **inputs)
+            with self._last.only(index, ids.shape[1]):
+                self.model(input_ids=ids, use_cache=False, **inputs)
         finally:
             head.collecting = False
         hidden, head.hidden = head.hidden, None
@@ -284,39 +271,6 @@ class Sizes:
             self.now = self._trials[0]
         else:
             self.now = max(self._rates, key=lambda s: max(self._rates[s]))
-
-
-class _Waiting:
-    """Hidden states waiting for the head."""
-
-    def __init__(self, head: Float32Head, post: Post | None) -> None:
-        self.head = head
-        self.post = post
-        self._reads: list[Read] = []
-        self._hidden: list[torch.Tensor] = []
-        self._since = time.monotonic()
-
-    def add(self, reads: Sequence[Read], hidden: torch.Tensor) -> Iterator[Score]:
-        if reads:
-            self._reads += reads
-            self._hidden.append(hidden.clone())
-        if len(self._reads) >= HEAD_READS or time.monotonic() - self._since > HEAD_SECONDS:
-            yield from self.flush()
-
-    def flush(self) -> Iterator[Score]:
-        self._since = time.monotonic()
-        if not self._reads:
-            return
-        reads, hidden = self._reads, torch.cat(self._hidden)
-        self._reads, self._hidden = [], []
-        post = self.post
-        assert post is not None
-        for first in range(0, len(reads), HEAD_READS):
-            some = reads[first : first + HEAD_READS]
-            tokens = torch.tensor([read.token for read in some], device=hidden.device)
-            found = self.head.score(hidden[first : first + HEAD_READS], tokens, post)
-            for read, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
-                yield Score(read, logit, logprob)
 
 
 def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:

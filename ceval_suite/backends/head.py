@@ -1,4 +1,4 @@
-"""The output embedding, applied only where something is read, in float32.
+"""The end of the model, applied only where something is read; the output embedding in float32.
 
 In bfloat16 the two best letters of a small model tie exactly on 6 to 7 % of items, and argmax then
 prefers A; in float32 they do not. Models with large vocabularies spend more on head rows than on
@@ -8,13 +8,23 @@ hidden states are collected and scored a block of vocabulary rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ceval_suite.backends.batching import Read, Score
+
 BLOCK = 16384
 """Vocabulary rows computed at once."""
+
+HEAD_READS = 64
+"""Reads that are collected before the head is applied to them."""
+
+HEAD_SECONDS = 5.0
+"""How long a read may wait for the head, so that a kill loses little."""
 
 Post = Callable[[torch.Tensor], torch.Tensor]
 """What the model does to its logits after the head: nothing, a scale, a soft cap."""
@@ -107,3 +117,82 @@ def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> P
         if torch.allclose(post(x), y, rtol=1e-5, atol=1e-5):
             return post
     return None
+
+
+class Waiting:
+    """Hidden states waiting for the head."""
+
+    def __init__(self, head: Float32Head, post: Post | None) -> None:
+        self.head = head
+        self.post = post
+        self._reads: list[Read] = []
+        self._hidden: list[torch.Tensor] = []
+        self._since = time.monotonic()
+
+    def add(self, reads: Sequence[Read], hidden: torch.Tensor) -> Iterator[Score]:
+        """Take hidden states [len(reads), H]; yield scores when enough have come together."""
+        if reads:
+            self._reads += reads
+            self._hidden.append(hidden.clone())
+        if len(self._reads) >= HEAD_READS or time.monotonic() - self._since > HEAD_SECONDS:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Score]:
+        """The scores of all that wait."""
+        self._since = time.monotonic()
+        if not self._reads:
+            return
+        reads, hidden = self._reads, torch.cat(self._hidden)
+        self._reads, self._hidden = [], []
+        post = self.post
+        assert post is not None
+        for first in range(0, len(reads), HEAD_READS):
+            some = reads[first : first + HEAD_READS]
+            tokens = torch.tensor([read.token for read in some], device=hidden.device)
+            found = self.head.score(hidden[first : first + HEAD_READS], tokens, post)
+            for read, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
+                yield Score(read, logit, logprob)
+
+
+class LastMLP:
+    """The feed-forward part of the last layer, computed only where something is read.
+
+    What it adds to the other tokens is never looked at: nothing comes after it but the head. As
+    with all of the packed path, the check at load decides whether that holds for a model.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._real = module.forward if module is not None else None
+        self._where: tuple[torch.Tensor, int] | None = None
+        if module is not None:
+            module.forward = self._forward
+
+    @classmethod
+    def of(cls, model: Any) -> LastMLP:
+        """The part of a model; of none where no last layer with an `mlp` is found."""
+        found: Any = None
+        for module in model.modules():
+            if isinstance(module, torch.nn.ModuleList) and len(module):
+                found = getattr(module[-1], "mlp", None) or found
+        return cls(found)
+
+    @contextmanager
+    def only(self, index: torch.Tensor, size: int) -> Generator[None, None, None]:
+        """Within it, only the tokens `index` of passes of `size` tokens are computed."""
+        self._where = (index, size)
+        try:
+            yield
+        finally:
+            self._where = None
+
+    def _forward(self, hidden: torch.Tensor, *args: Any, **options: Any) -> Any:
+        assert self._real is not None
+        if self._where is None or hidden.shape[:-1] != (1, self._where[1]):
+            return self._real(hidden, *args, **options)
+        index = self._where[0].unique()
+        small = self._real(hidden[:, index], *args, **options)
+        if not isinstance(small, torch.Tensor):  # with router logits and the like
+            return self._real(hidden, *args, **options)
+        out = small.new_zeros(1, self._where[1], small.shape[-1])
+        out[:, index] = small
+        return out

@@ -10,8 +10,8 @@ import torch
 
 from ceval_suite.backends import loading, seq2seq
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.batching import Row
-from ceval_suite.backends.forward import Forward, Score
+from ceval_suite.backends.batching import Row, Score
+from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError

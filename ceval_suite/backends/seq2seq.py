@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends.batching import Read
-from ceval_suite.backends.forward import Score
+from ceval_suite.backends.batching import Read, Score
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends.batching import Row, probe
-from ceval_suite.backends.forward import FAILURES, Forward, Score
+from ceval_suite.backends.batching import Row, Score, probe
+from ceval_suite.backends.forward import FAILURES, Forward
 
 USUAL = 192
 """Tokens of the rows on which both paths are compared, where their length does not matter."""

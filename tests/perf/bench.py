@@ -345,8 +345,8 @@ def startup(model: Model = "smollm2-135m", data: Data = DATA) -> None:
     subprocess.run([sys.executable, "-c", "import ceval_suite.backends.hf"], check=True)
     importing = time.perf_counter() - begun
     from ceval_suite import run as conductor
-    from ceval_suite.backends.batching import pack, trie
-    from ceval_suite.backends.forward import Forward, Score
+    from ceval_suite.backends.batching import Score, pack, trie
+    from ceval_suite.backends.forward import Forward
     from ceval_suite.backends.tokens import rows as rows_of
 
     backend = opened(model, "float32")
