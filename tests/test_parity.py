@@ -73,8 +73,24 @@ def kept(
 
 
 def compare(
-    prompts: Sequence[Prompt], replies: dict[str, Reply], answers: dict[str, list[float]]
+    prompts: Sequence[Prompt],
+    replies: dict[str, Reply],
+    answers: dict[str, list[float]],
+    exact: Callable[[Sequence[Prompt]], dict[str, list[float]]] | None = None,
 ) -> None:
+    """Equal within TOLERANCE, no prediction different; `exact` settles sums that are not."""
+    if exact is not None:
+        off = {
+            p.item.id: max(
+                abs(a - b)
+                for a, b in zip(answers[p.item.id], replies[p.item.id].logprobs, strict=True)
+            )
+            for p in prompts
+        }
+        far = [p for p in prompts if off[p.item.id] > TOLERANCE]
+        assert len(far) <= len(prompts) // 50, far
+        print(f"beyond float32's reach: {[(p.item.id, f'{off[p.item.id]:.2e}') for p in far]}")
+        answers = answers | (exact(far) if far else {})
     worst, flips = 0.0, []
     for prompt in prompts:
         expected = answers[prompt.item.id]
@@ -93,13 +109,14 @@ def compare(
 def test_lm_eval_protocol_equals_lm_evals_own_hflm(
     task: str, backend: Any, smollm2: Path, real_data: Path
 ) -> None:
+    import torch
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     prompts = chosen(task, "lm-eval", real_data)
     replies = ask(backend, prompts)
 
-    def answer() -> dict[str, list[float]]:
+    def answer(some: Sequence[Prompt], dtype: Any = None) -> dict[str, list[float]]:
         model = backend.loaded.model
         model.set_attn_implementation("sdpa")
         head = model.get_output_embeddings()
@@ -108,22 +125,28 @@ def test_lm_eval_protocol_equals_lm_evals_own_hflm(
             # their float32 log_softmax alone is off by 4e-6 a token, which adds up over whole
             # options: against a float64 model their sums err by 3e-4 and ours by 4e-5
             judge = HFLM(
-                pretrained=model,
+                pretrained=model.to(dtype) if dtype else model,
                 tokenizer=backend.loaded.tokenizer,
                 batch_size=1,
                 softmax_dtype="float64" if task == "agieval" else None,
             )
             requests = [
                 Instance("loglikelihood", {}, (p.text + p.lead, c), i)
-                for p in prompts
+                for p in some
                 for i, c in enumerate(p.continuations)
             ]
             scores = iter(judge.loglikelihood(requests, disable_tqdm=not FULL))
-            return {p.item.id: [next(scores)[0] for _ in p.continuations] for p in prompts}
+            return {p.item.id: [next(scores)[0] for _ in p.continuations] for p in some}
         finally:
             model.set_output_embeddings(head)
+            model.to(torch.float32)
 
-    compare(prompts, replies, kept(f"lm-eval-{task}", prompts, answer))
+    def exact(some: Sequence[Prompt]) -> dict[str, list[float]]:
+        # a sum over an option of 56 tokens: theirs -8.0e-5 and ours +4.1e-5 off the float64 model
+        return answer(some, torch.float64)
+
+    theirs = kept(f"lm-eval-{task}", prompts, lambda: answer(prompts))
+    compare(prompts, replies, theirs, exact if task == "agieval" else None)
 
 
 @pytest.mark.parametrize("task", ["mmlu", "cmmlu", "ceval", "agieval", "gaokao"])
