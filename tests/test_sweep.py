@@ -171,6 +171,9 @@ def test_the_same_task_twice_in_one_call_is_scored_once(spec: ModelSpec, tmp_pat
     folders = evaluate("m", spec, [sample(limit=2), sample(limit=2)], tmp_path, watch)
     assert len(folders) == 1
     assert len(stepped) == len(set(stepped)) == 10
+    # and reused once when it is finished
+    assert evaluate("m", spec, [sample(limit=2), sample(limit=2)], tmp_path, watch) == folders
+    assert len(stepped) == 10
 
 
 def test_selections_are_protocols_times_shots() -> None:
