@@ -28,7 +28,9 @@ answer records
 stats
 metrics
 prepare
-backends.base backends.batching
+backends.base backends.batching backends.products
+backends.tiles
+backends.layout
 backends.tokens backends.attention backends.head
 backends.sources backends.gguf_header
 backends.loading backends.forward

@@ -26,6 +26,7 @@ from ceval_suite.backends.batching import (
     probe,
     trie,
 )
+from ceval_suite.backends.tiles import tiles
 
 Sketch = tuple[list[int], list[tuple[int, int]]]
 """A row before it is one: its tokens, and (position, next token) of its reads."""
@@ -82,6 +83,7 @@ def all_packs(nodes: list[Node], budget: int, cut: int) -> list[Pack]:
 
 sizes = st.sampled_from([1, 2, 5, 100])
 cuts = st.sampled_from([1, 3, CUT])
+windows = st.sampled_from([None, 1, 2, 5, 100])
 
 
 @given(sketches(), sizes)
@@ -153,6 +155,35 @@ def test_every_packed_token_sees_its_own_path_and_nothing_else(
         assert above[-1] == (token, position)
         found[tuple(t for t, _ in above)] += 1
     assert found == Counter(dict.fromkeys(heads(rows), 1))
+
+
+@given(sketches(), sizes, st.sampled_from([4, 9, 50]), cuts, st.integers(1, 7), windows)
+def test_tiles_show_every_packed_token_what_blocks_show_it(
+    drawn: list[Sketch], longest: int, budget: int, cut: int, size: int, window: int | None
+) -> None:
+    nodes = trie(build(drawn), longest)
+    for some in all_packs(nodes, budget, cut):
+        depth = np.zeros(len(some.tokens), int)
+        for first, last, above in some.stems:
+            depth[first:last] = above
+        expected: dict[int, tuple[set[int], set[int]]] = {}
+        for block in some.blocks:
+            for t, r, c in zip(block.token, block.row, block.column, strict=True):
+                reach = int(some.positions[t]) - (window or 1 << 30)
+                own = {int(i) for i in block.index[r, : c + 1] if some.positions[i] > reach}
+                expected[int(t)] = ({p for p in range(depth[t]) if p > reach}, own)
+        found: dict[int, tuple[set[int], set[int]]] = {}
+        for tile in tiles(some, size, window):
+            assert 0 < tile.last - tile.first <= size
+            kept = np.arange(tile.start, tile.depth)
+            places = np.concatenate([kept, tile.columns])
+            sees = np.ones((tile.last - tile.first, len(places)), bool)
+            sees[:, len(places) - tile.seen.shape[1] :] = tile.seen
+            for row, t in zip(sees, range(tile.first, tile.last), strict=True):
+                assert t not in found
+                above, own = row[: len(kept)], row[len(kept) :]
+                found[t] = (set(kept[above].tolist()), set(tile.columns[own].tolist()))
+        assert found == expected
 
 
 @given(sketches(), sizes, st.sampled_from([1, 4, 9, 50]), cuts)

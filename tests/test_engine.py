@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ceval_suite.backends import attention, head, hf, open_backend
+from ceval_suite.backends import attention, head, hf, layout, open_backend, products
 from ceval_suite.backends.base import Backend
 from ceval_suite.backends.batching import planned_tokens, trie
 from ceval_suite.backends.head import Float32Head
 from ceval_suite.backends.hf import HFBackend
+from ceval_suite.backends.tiles import tiles
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Reply, Request
 from ceval_suite.specs import ModelSpec
@@ -693,3 +696,57 @@ def test_two_parts_merge_into_the_whole_softmax() -> None:
     ]
     whole, _ = attention.attend(q, k, v, causal=False, scaling=None)
     torch.testing.assert_close(attention._merge(*parts[0], *parts[1]), whole)
+
+
+@pytest.mark.parametrize("size", [3, 192])
+@pytest.mark.parametrize("way", ["fused", "tiled"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "phi3"])
+def test_each_way_of_packed_attention_gives_the_scores_of_a_plain_pass(
+    name: str,
+    way: str,
+    size: int,
+    opened: Any,
+    requests: list[Request],
+    expected: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layout, "tiles", partial(tiles, size=size))
+    backend = opened(name)
+    with attention.forced(way):
+        replies = ask(backend, requests)
+    for request in requests:
+        assert close(replies[request.id].logprobs, expected(name)[request.id][0]), request.id
+
+
+def test_the_check_at_load_tries_both_ways(
+    opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attention.ways_on("cpu", torch.float32) == ["fused", "tiled"]
+
+    def shifted(call: Any) -> torch.Tensor:
+        return fused(call) * 1.5
+
+    fused = attention.fused
+    ways = products.Fastest({"fused": fused, "tiled": shifted})
+    monkeypatch.setattr(attention, "_ways", lambda *_: ways)
+    backend = opened()
+    ask(backend, requests)
+    assert backend.path["attention"] == "plain"
+    assert "differs by" in backend.path["reason"]
+
+
+def test_the_faster_way_is_taken_from_the_first_large_pass_on(
+    opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(call: Any) -> torch.Tensor:
+        time.sleep(0.01)
+        return attention.fused(call)
+
+    ways = products.Fastest({"slow": slow, "tiled": attention.tiled})
+    monkeypatch.setattr(attention, "_ways", lambda *_: ways)
+    monkeypatch.setattr(attention, "LARGE", 1000)
+    backend = opened()
+    usual = ask(backend, requests)
+    assert ways.chosen
+    assert ways.name == "tiled"
+    same(ask(backend, requests), usual)

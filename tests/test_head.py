@@ -56,7 +56,9 @@ def test_scores_in_blocks_equal_the_log_softmax_of_all_logits(
     ends = {0, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, vocabulary - 1, 3}
     tokens = torch.tensor(sorted(end for end in ends if end < vocabulary))
     hidden = torch.randn(len(tokens), WIDTH, generator=torch.Generator().manual_seed(1)).to(dtype)
-    logit, logprob = Float32Head(inner).score(hidden, tokens, POSTS[post])
+    logit, logprob = Float32Head(inner).score(
+        hidden, torch.arange(len(hidden)), tokens, POSTS[post]
+    )
     assert logit.dtype == logprob.dtype == torch.float32
     expected = POSTS[post](exactly(inner, hidden))
     rows = torch.arange(len(tokens))
@@ -71,10 +73,14 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
     hidden = 1e4 * torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1))
     expected = exactly(inner, hidden).log_softmax(-1)
     tokens = expected.argmax(-1)
-    logprob = Float32Head(inner).score(hidden, tokens, lambda z: z)[1].double()
+    logprob = (
+        Float32Head(inner).score(hidden, torch.arange(len(hidden)), tokens, lambda z: z)[1].double()
+    )
     torch.testing.assert_close(logprob, expected.amax(-1), rtol=1e-5, atol=1e-2)
     least = expected.argmin(-1)
-    logprob = Float32Head(inner).score(hidden, least, lambda z: z)[1].double()
+    logprob = (
+        Float32Head(inner).score(hidden, torch.arange(len(hidden)), least, lambda z: z)[1].double()
+    )
     torch.testing.assert_close(logprob, expected.amin(-1), rtol=1e-5, atol=1e-2)
 
 
@@ -97,7 +103,10 @@ def test_letters_that_tie_in_bfloat16_are_told_apart() -> None:
     tied = inner(hidden)[0]
     assert tied[0] == tied[1]
     head = Float32Head(inner)
-    some = [head.score(hidden, torch.tensor([k]), lambda z: z)[0].item() for k in (0, 1)]
+    some = [
+        head.score(hidden, torch.tensor([0]), torch.tensor([k]), lambda z: z)[0].item()
+        for k in (0, 1)
+    ]
     assert some == [24.0, 24.0078125]
 
 
@@ -175,7 +184,7 @@ def test_what_a_model_does_to_its_logits_is_recognised(name: str) -> None:
     hidden = collected(model, head)
     torch.testing.assert_close(post(head(hidden)), expected, rtol=1e-5, atol=1e-5)
     tokens = IDS[0]
-    logit, logprob = head.score(hidden, tokens, post)
+    logit, logprob = head.score(hidden, torch.arange(len(hidden)), tokens, post)
     rows = torch.arange(len(tokens))
     torch.testing.assert_close(logit, expected[rows, tokens], rtol=1e-5, atol=1e-5)
     log_softmax = expected.log_softmax(-1)[rows, tokens]

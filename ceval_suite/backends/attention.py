@@ -1,27 +1,33 @@
 """Attention of packed tokens: every kept key and value once, each token to its own path.
 
 Registered with transformers as `ceval_packed`. A packed token attends to the kept head of its
-path (no mask: it sees all of it) and to the packed tokens of its path (causal, in blocks of rows
-of like length); the two softmax parts are merged by their log-sum-exps, which is exact:
+path (it sees all of it) and to the packed tokens of its path. There are two ways, both exact:
+
+`fused`: torch's kernels compute the head's part and, in blocks of rows of like length, the own
+part; the two are merged by their log-sum-exps:
 softmax over A ∪ B = σ(lse_A - lse_B)·out_A + σ(lse_B - lse_A)·out_B.
-Soft-capping, attention sinks and windows shorter than the rows are computed with a mask instead.
+
+`tiled`: tiles of tokens against head and own part at once, by matrix products and a softmax in
+float32, with a small mask. Soft-capping, attention sinks and windows shorter than the rows always
+go this way; for all else the faster of the two is taken, timed on a real pass.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
-from ceval_suite.backends.batching import Pack
+from ceval_suite.backends import products
+from ceval_suite.backends.layout import Call, Layout
 
 NAME = "ceval_packed"
 
-KV = tuple[torch.Tensor, torch.Tensor]
-"""Keys [1, kv heads, N, key width] and values [1, kv heads, N, value width]."""
-
+LARGE = 1 << 17
+"""Tokens of a pack times the kept tokens that they see, on which the two ways are timed."""
 
 _UNDERSTOOD = {
     "sliding_window",
@@ -44,91 +50,6 @@ _UNDERSTOOD = {
 
 class NotPacked(Exception):
     """This model asks for an attention that packing does not compute; take the plain path."""
-
-
-@dataclass
-class Store:
-    """Keys and values of the path that is still open, per layer, at their positions in it.
-
-    What a pass adds waits in `fresh` until the whole pass has succeeded, so that a pass that ran
-    out of memory half-way can be repeated in smaller pieces.
-    """
-
-    longest: int
-    kept: dict[int, KV] = field(default_factory=dict[int, KV])
-    fresh: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = field(
-        default_factory=dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]]
-    )
-
-    def add(self, layer: int, key: torch.Tensor, value: torch.Tensor, pack: Pack) -> None:
-        """Note the keys and values [1, Hk, T, D] of a pass that later ones need."""
-        self.fresh[layer] = [
-            (at, key[:, :, first:last].clone(), value[:, :, first:last].clone())
-            for first, last, at in pack.keep
-        ]
-
-    def commit(self) -> None:
-        """The pass succeeded: put what it added in its place."""
-        for layer, parts in self.fresh.items():
-            for at, key, value in parts:
-                if layer not in self.kept:
-                    self.kept[layer] = (self._room(key), self._room(value))
-                for room, part in zip(self.kept[layer], (key, value), strict=True):
-                    room[:, :, at : at + part.shape[2]] = part
-        self.fresh.clear()
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes that one kept token takes over all layers."""
-        return sum(
-            room[:, :, 0].numel() * room.element_size() for kv in self.kept.values() for room in kv
-        )
-
-    def _room(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_empty(*like.shape[:2], self.longest, like.shape[3])
-
-
-class Layout:
-    """One forward pass on a device: where each packed token stands, and what it sees."""
-
-    def __init__(self, pack: Pack, store: Store, device: torch.device) -> None:
-        self.pack = pack
-        self.store = store
-        self.device = device
-        self.size = len(pack.tokens)
-        self.reach = int(pack.positions.max()) + 1
-        self.depth = max((depth for *_, depth in pack.stems), default=0)
-        self.blocks = [
-            (torch.as_tensor(b.index.ravel(), device=device), *b.index.shape) for b in pack.blocks
-        ]
-        take = np.empty(self.size, np.int64)
-        offset = 0
-        for block in pack.blocks:
-            take[block.token] = offset + block.row * block.index.shape[1] + block.column
-            offset += block.index.size
-        # one row in its own order needs no gathering
-        rows = sum(len(block.index) for block in pack.blocks)
-        self.straight = rows == 1 and bool((take == np.arange(self.size)).all())
-        self.take = torch.as_tensor(take, device=device)
-        self._masks: dict[int, torch.Tensor] = {}
-
-    def mask(self, window: int | None) -> tuple[torch.Tensor, int]:
-        """Hidden places [T, kept + T] for the kept tokens from the returned position on."""
-        span = window or self.reach
-        first = max(0, int(self.pack.positions.min()) - span + 1)
-        first = min(first, self.depth)
-        if span not in self._masks:
-            seen = np.zeros((self.size, self.depth - first + self.size), bool)
-            for begin, end, depth in self.pack.stems:
-                seen[begin:end, : max(0, depth - first)] = True
-            for block in self.pack.blocks:
-                own = np.arange(block.index.shape[1]) <= block.column[:, None]
-                where = np.broadcast_to(block.token[:, None], own.shape)[own]
-                seen[where, self.depth - first + block.index[block.row][own]] = True
-            at = np.concatenate([np.arange(first, self.depth), self.pack.positions])
-            seen &= self.pack.positions[:, None] - at[None] < span
-            self._masks[span] = torch.as_tensor(~seen, device=self.device)
-        return self._masks[span], first
 
 
 _current: list[Layout] = []
@@ -180,30 +101,59 @@ def packed_attention(
     if window is not None and layout.reach <= window:
         window = None
     cap, sinks = options.get("softcap"), options.get("s_aux")
-    if window is None and cap is None and sinks is None:
-        return _merged(query, key, value, kept, layout, scaling), None
-    return _masked(query, key, value, kept, layout, scaling, window, cap, sinks), None
+    call = Call(query, key, value, kept, layout, scaling, window, cap, sinks)
+    if window is not None or cap is not None or sinks is not None:
+        return tiled(call), None
+    ways = _ways(query.device.type, query.dtype, query.shape[1], key.shape[1], query.shape[-1])
+    if _forced:
+        return ways.ways[_forced[-1]](call), None
+    if not ways.chosen and layout.size * layout.depth >= LARGE:
+        ways.choose(call)
+    out: torch.Tensor = ways(call)
+    return out, None
 
 
-def _merged(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    kept: KV | None,
-    layout: Layout,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Own paths in blocks and kept heads apart, merged: [1, T, H, D]."""
-    out, lse = _own(query, key, value, layout, scaling)
-    if kept is None or not layout.depth:
+_forced: list[str] = []
+
+
+def ways_on(device: str, dtype: torch.dtype) -> list[str]:
+    """Names of the ways that packed attention may take on a kind of device."""
+    return list(_ways(device, dtype, 1, 1, 1).ways)
+
+
+@contextmanager
+def forced(way: str) -> Generator[None, None, None]:
+    """Within it, attention is computed in one way."""
+    _forced.append(way)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@cache
+def _ways(device: str, dtype: torch.dtype, *sizes: int) -> products.Fastest:
+    """How attention is computed on a kind of device, in this process."""
+    del dtype, sizes  # each has its own answer
+    ways: dict[str, Callable[[Call], torch.Tensor]] = {"fused": fused}
+    if device == "cpu":
+        ways["tiled"] = tiled
+    return products.Fastest(ways)
+
+
+def fused(call: Call) -> torch.Tensor:
+    """Own paths in blocks and kept heads apart, by torch's kernels, merged: [1, T, H, D]."""
+    query, layout = call.query, call.layout
+    out, lse = _own(query, call.key, call.value, layout, call.scaling)
+    if call.kept is None or not layout.depth:
         return out
-    heads, width = key.shape[1], query.shape[-1]
+    heads, width = call.key.shape[1], query.shape[-1]
     for first, last, depth in layout.pack.stems:
         # query heads of one group are laid one after the other along the length, so that kept keys
         # and values are read as they are and never repeated
         folded = query[:, :, first:last].reshape(1, heads, -1, width)
-        k, v = (x[:, :, :depth] for x in kept)
-        head, head_lse = attend(folded, k, v, causal=False, scaling=scaling)
+        k, v = (x[:, :, :depth] for x in call.kept)
+        head, head_lse = attend(folded, k, v, causal=False, scaling=call.scaling)
         head = head.reshape(query.shape[1], last - first, -1).transpose(0, 1)
         head_lse = head_lse.reshape(query.shape[1], last - first).transpose(0, 1)
         part = out[0, first:last]
@@ -238,39 +188,46 @@ def _own(
     return out[None], torch.cat(sums).index_select(0, layout.take)[None]
 
 
-def _masked(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    kept: KV | None,
-    layout: Layout,
-    scaling: float | None,
-    window: int | None,
-    cap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """All packed tokens against kept and packed ones under a mask: [1, T, H, D]."""
-    hidden, first = layout.mask(window)
-    if kept is not None and layout.depth > first:
-        key, value = (
-            torch.cat([x[:, :, first : layout.depth], own], 2)
-            for x, own in zip(kept, (key, value), strict=True)
-        )
-    groups = query.shape[1] // key.shape[1]
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = query.new_empty(1, layout.size, query.shape[1], value.shape[-1])
-    for head in range(key.shape[1]):  # one at a time keeps the scores small
+def tiled(call: Call) -> torch.Tensor:
+    """Tiles against kept and packed tokens, head by head: [1, T, H, D]."""
+    query, layout, cpu = call.query, call.layout, call.query.device.type == "cpu"
+    groups, width = query.shape[1] // call.key.shape[1], query.shape[-1]
+    scale = call.scaling if call.scaling is not None else width**-0.5
+    out = query.new_empty(1, layout.size, query.shape[1], call.value.shape[-1])
+    parts = layout.tiles(call.window)
+    extra = call.sinks is not None
+    room = max(tile.depth - tile.start + len(tile.columns) for tile, *_ in parts) + extra
+    # a narrow product would round the scores on a CPU, and shares it need not; a GPU takes both
+    wide = torch.float32 if cpu else query.dtype
+    keys = torch.zeros(room, width, dtype=wide, device=query.device)
+    values = torch.zeros(room, call.value.shape[-1], dtype=query.dtype, device=query.device)
+    rows = max(tile.last - tile.first for tile, *_ in parts)
+    queries = torch.empty(groups, rows, width, dtype=wide, device=query.device)
+    for head in range(call.key.shape[1]):
         some = slice(head * groups, (head + 1) * groups)
-        scores = (query[0, some] @ key[0, head].T).float() * scale
-        if cap is not None:
-            scores = torch.tanh(scores / cap) * cap
-        scores = scores.masked_fill(hidden, float("-inf"))
-        if sinks is not None:
-            sink = sinks[some].float()[:, None, None].expand(groups, layout.size, 1)
-            scores = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
-        else:
-            scores = scores.softmax(-1)
-        out[0, :, some] = (scores.to(value.dtype) @ value[0, head]).transpose(0, 1)
+        filled: tuple[int, int] | None = None
+        for tile, columns, mask in parts:
+            here, n = slice(tile.first, tile.last), tile.depth - tile.start
+            end = n + len(tile.columns)
+            if filled != (tile.start, tile.depth) and n and call.kept is not None:
+                for all_, kept in zip((keys, values), call.kept, strict=True):
+                    all_[:n] = kept[0, head, tile.start : tile.depth]
+                filled = (tile.start, tile.depth)
+            for all_, own in ((keys, call.key), (values, call.value)):
+                all_[n:end] = own[0, head, columns]
+            q = queries.flatten()[: groups * (tile.last - tile.first) * width]
+            q = q.view(groups, -1, width)
+            q.copy_(query[0, some, here]).mul_(scale)
+            scores = products.linear(q.view(-1, width), keys[: end + extra]).float()
+            if call.cap is not None:
+                scores = torch.tanh(scores / call.cap) * call.cap
+            by_head = scores.unflatten(0, (groups, -1))
+            by_head[..., end - mask.shape[1] : end] += mask
+            if call.sinks is not None:
+                by_head[..., end] = call.sinks[some].float()[:, None]
+                keys[end], values[end] = 0, 0
+            found = products.linear(scores.softmax(-1).to(query.dtype), values[: end + extra].T)
+            out[0, here, some] = found.unflatten(0, (groups, -1)).transpose(0, 1)
     return out
 
 

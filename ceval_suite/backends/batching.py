@@ -153,6 +153,8 @@ class Pack:
     """The nodes `first` to `last - 1`: one forward pass.
 
     `stems` lists (from, to, depth): packed tokens from..to-1 see the first `depth` kept tokens.
+    `paths` lists (from, to, above): packed tokens of a node, which see the packed tokens `above`
+    and those before them in the node. `blocks` say the same row by row.
     `keep` lists (from, to, position): packed tokens whose keys and values later packs need, and
     where they stand in the path.
     """
@@ -164,6 +166,7 @@ class Pack:
     reads: list[Read]
     at: list[int]
     stems: list[tuple[int, int, int]]
+    paths: list[tuple[int, int, npt.NDArray[np.int64]]]
     blocks: list[Block]
     keep: list[tuple[int, int, int]]
 
@@ -194,7 +197,7 @@ def _pack(nodes: Sequence[Node], first: int, last: int) -> Pack:
     for node, offset in zip(chosen, offsets, strict=False):
         reads += node.reads
         at += [offset + read.position - node.start for read in node.reads]
-    stems, blocks = _attention(nodes, first, last, offsets)
+    paths = _paths(nodes, first, last, offsets)
     return Pack(
         first=first,
         last=last,
@@ -202,8 +205,9 @@ def _pack(nodes: Sequence[Node], first: int, last: int) -> Pack:
         positions=np.concatenate([np.arange(node.start, node.end) for node in chosen]),
         reads=reads,
         at=at,
-        stems=stems,
-        blocks=blocks,
+        stems=_stems(nodes, first, last, offsets),
+        paths=paths,
+        blocks=_blocks(_rows(nodes, first, last, paths), offsets[-1]),
         keep=_keep(nodes, first, last, offsets),
     )
 
@@ -221,37 +225,48 @@ def _keep(
     return out
 
 
-def _attention(
+def _stems(
     nodes: Sequence[Node], first: int, last: int, offsets: Sequence[int]
-) -> tuple[list[tuple[int, int, int]], list[Block]]:
-    """Stem ranges, and the rows of the pack in blocks of similar length."""
+) -> list[tuple[int, int, int]]:
     depth: list[int] = []
-    inner = [False] * (last - first)
     for k in range(first, last):
         parent = nodes[k].parent
-        if parent >= first:
-            inner[parent - first] = True
-            depth.append(depth[parent - first])
-        else:
-            depth.append(nodes[k].start)
+        depth.append(depth[parent - first] if parent >= first else nodes[k].start)
     stems: list[tuple[int, int, int]] = []
     for k, d in enumerate(depth):
         if d and stems and stems[-1][2] == d and stems[-1][1] == offsets[k]:
             stems[-1] = (stems[-1][0], offsets[k + 1], d)
         elif d:
             stems.append((offsets[k], offsets[k + 1], d))
-    rows: list[list[int]] = []
+    return stems
+
+
+def _paths(
+    nodes: Sequence[Node], first: int, last: int, offsets: Sequence[int]
+) -> list[tuple[int, int, npt.NDArray[np.int64]]]:
+    paths: list[tuple[int, int, npt.NDArray[np.int64]]] = []
     for k in range(first, last):
-        if not inner[k - first]:
-            chain = [k]
-            while nodes[chain[-1]].parent >= first:
-                chain.append(nodes[chain[-1]].parent)
-            rows.append(chain[::-1])
-    spans = [
-        np.concatenate([np.arange(offsets[i - first], offsets[i - first + 1]) for i in chain])
-        for chain in rows
+        above = np.zeros(0, np.int64)
+        if nodes[k].parent >= first:
+            begin, end, higher = paths[nodes[k].parent - first]
+            above = np.concatenate([higher, np.arange(begin, end)])
+        paths.append((offsets[k - first], offsets[k - first + 1], above))
+    return paths
+
+
+def _rows(
+    nodes: Sequence[Node],
+    first: int,
+    last: int,
+    paths: Sequence[tuple[int, int, npt.NDArray[np.int64]]],
+) -> list[npt.NDArray[np.int64]]:
+    """The packed tokens of each row: one for every node with nothing below it in the pack."""
+    inner = {nodes[k].parent for k in range(first, last)}
+    return [
+        np.concatenate([above, np.arange(begin, end)])
+        for k, (begin, end, above) in enumerate(paths, first)
+        if k not in inner
     ]
-    return stems, _blocks(spans, offsets[-1])
 
 
 def _blocks(spans: Sequence[npt.NDArray[np.int64]], size: int) -> list[Block]:

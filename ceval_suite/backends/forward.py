@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ceval_suite.backends import attention
+from ceval_suite.backends import attention, products
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import CUT, Pack, Read, Row, Score, halve, pack, trie
 from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
+from ceval_suite.backends.layout import Layout, Store
 from ceval_suite.errors import ModelError
 
-SIZES = (512, 1024, 256, 2048)
-"""Tokens of a pack that are tried; the fastest is kept."""
+SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
+"""Tokens of a pack that are tried on a kind of device; the fastest is kept."""
 
 TRIALS = 2
 """Full packs of each size that are timed."""
@@ -55,7 +56,7 @@ class Forward:
         self.device = next(model.parameters()).device
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.computed = 0
-        self.sizes = Sizes()
+        self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
         self._cached_lengths = [
             (module, name)
@@ -67,12 +68,14 @@ class Forward:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._head: Float32Head | None = None
         self._post: Post | None = None
+        self._linears = products.Linears(model)
         self._last = LastMLP.of(model)
         inner = model.get_output_embeddings()
         if isinstance(inner, torch.nn.Linear):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
         attention.register()
+        products.keep_memory()
 
     # the plain path: one row, the model's own attention, the head inside the model
 
@@ -122,7 +125,7 @@ class Forward:
         if self.model.config._attn_implementation != attention.NAME:
             raise attention.NotPacked("the model's attention is its own and cannot be replaced")
         nodes = trie(rows, self.sizes.longest)
-        store = attention.Store(max(len(row.tokens) for row in rows))
+        store = Store(max(len(row.tokens) for row in rows))
         waiting = Waiting(self._head, self._post_processing()) if self._head else None
         first = 0
         while first < len(nodes):
@@ -144,7 +147,8 @@ class Forward:
             if waiting is None or waiting.post is None:
                 yield from _scores(some.reads, result) if some.reads else ()
             else:
-                yield from waiting.add(some.reads, result)
+                place = {at: row for row, at in enumerate(sorted(set(some.at)))}
+                yield from waiting.add(some.reads, [place[at] for at in some.at], result)
         if waiting is not None:
             yield from waiting.flush()
 
@@ -182,17 +186,21 @@ class Forward:
             list(self.packed(rows, cut=1))
         self.computed = before
 
-    def _try(self, some: Pack, store: attention.Store, collect: bool) -> torch.Tensor | None:
-        """One pass: hidden states or logits at the reads; None when memory ran out."""
+    def _try(self, some: Pack, store: Store, collect: bool) -> torch.Tensor | None:
+        """One pass: hidden states at the distinct places read, in order, or logits of the reads.
+
+        None when memory ran out.
+        """
         try:
             with self.sizes.timing(some), attention.using(self._layout(some, store)) as layout:
                 positions = torch.as_tensor(some.positions, device=self.device)[None]
                 ids = torch.as_tensor(some.tokens, dtype=torch.long, device=self.device)[None]
                 inputs = {"position_ids": positions, "attention_mask": None}
-                if collect:
-                    result = self._hidden(ids, some.at or [0], **inputs)
-                else:
-                    result = self._logits(ids, some.at or [0], **inputs)
+                with self._linears.fast():
+                    if collect:
+                        result = self._hidden(ids, sorted(set(some.at)) or [0], **inputs)
+                    else:
+                        result = self._logits(ids, some.at or [0], **inputs)
                 layout.store.commit()
                 return result
         except attention.NotPacked as error:
@@ -203,8 +211,8 @@ class Forward:
             # acted on by the caller, when this traceback no longer keeps the pass's tensors alive
             return None
 
-    def _layout(self, some: Pack, store: attention.Store) -> attention.Layout:
-        return attention.Layout(some, store, self.device)
+    def _layout(self, some: Pack, store: Store) -> Layout:
+        return Layout(some, store, self.device)
 
     def _hidden(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
         """What the head is given [len(at), H] at the positions `at` of ids [1, T]."""
@@ -240,9 +248,10 @@ class Forward:
 class Sizes:
     """How many tokens go into a pack: measured while real packs run, then kept."""
 
-    def __init__(self) -> None:
-        self.now = self.longest = SIZES[0]
-        self._trials = [size for size in SIZES for _ in range(TRIALS)]
+    def __init__(self, device: str = "cpu") -> None:
+        sizes = SIZES.get(device, SIZES["cpu"])
+        self.now = self.longest = sizes[0]
+        self._trials = [size for size in sizes for _ in range(TRIALS)]
         self._rates: dict[int, list[float]] = {}
 
     def fix(self, size: int) -> None:

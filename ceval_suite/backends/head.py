@@ -15,13 +15,17 @@ from typing import Any
 
 import torch
 
+from ceval_suite.backends import products
 from ceval_suite.backends.batching import Read, Score
 
-BLOCK = 16384
-"""Vocabulary rows computed at once."""
+BLOCK = 4096
+"""Vocabulary rows computed at once: their float32 copy stays in a processor's cache."""
 
-HEAD_READS = 64
-"""Reads that are collected before the head is applied to them."""
+GPU_BLOCK = 16384
+"""The same on a GPU, where a step costs its launches."""
+
+HEAD_ROWS = 128
+"""Hidden states that are collected before the head is applied to them."""
 
 HEAD_SECONDS = 5.0
 """How long a read may wait for the head, so that a kill loses little."""
@@ -60,31 +64,39 @@ class Float32Head(torch.nn.Module):
         rows = self.inner.weight.shape[0]
         # a copy of float32 weights is not needed, of others it is made block by block
         step = rows if self.inner.weight.dtype == torch.float32 else BLOCK
-        parts = [self._block(hidden.float(), at, at + step) for at in range(0, rows, step)]
+        plain = torch.nn.functional.linear
+        parts = [plain(hidden.float(), *block) for _, block in self._blocks(step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _block(self, hidden: torch.Tensor, at: int, end: int) -> torch.Tensor:
-        bias: Any = self.inner.bias
-        return torch.nn.functional.linear(
-            hidden,
-            self.inner.weight[at:end].float(),
-            None if bias is None else bias[at:end].float(),
-        )
+    def _blocks(self, step: int) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor | None]]]:
+        """Where each block of rows begins, its weights and its bias in float32."""
+        weight, bias = self.inner.weight, self.bias
+        # one copy serves all blocks: fresh memory costs more than filling it
+        copy: torch.Tensor | None = None
+        for at in range(0, weight.shape[0], step):
+            some = weight[at : at + step]
+            if some.dtype != torch.float32:
+                copy = torch.empty_like(some, dtype=torch.float32) if copy is None else copy
+                some = copy[: len(some)].copy_(some)
+            yield at, (some, None if bias is None else bias[at : at + step].float())
 
     def score(
-        self, hidden: torch.Tensor, tokens: torch.Tensor, post: Post
+        self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, post: Post
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden [n, H] and the next token [n] of each → its logit and its logprob [n]."""
+        """Scores of next tokens: `tokens` [m] after the hidden states `rows` [m] of [n, H].
+
+        Returns the raw logit and the natural log-probability of each, [m], in float32.
+        """
         hidden = hidden.float()
         total = torch.full((len(hidden),), float("-inf"), device=hidden.device)
-        chosen = torch.zeros_like(total)
-        for at in range(0, self.inner.weight.shape[0], BLOCK):
-            logits = post(self._block(hidden, at, at + BLOCK))
+        chosen = torch.zeros(len(tokens), device=hidden.device)
+        for at, block in self._blocks(BLOCK if hidden.device.type == "cpu" else GPU_BLOCK):
+            logits = post(products.linear(hidden, *block))
             total = torch.logaddexp(total, logits.logsumexp(-1))
             inside = (tokens >= at) & (tokens < at + logits.shape[-1])
-            place = (tokens - at).clamp(0, logits.shape[-1] - 1)[:, None]
-            chosen = torch.where(inside, logits.gather(1, place)[:, 0], chosen)
-        return chosen, chosen - total
+            place = (tokens - at).clamp(0, logits.shape[-1] - 1)
+            chosen = torch.where(inside, logits[rows, place], chosen)
+        return chosen, chosen - total[rows]
 
 
 def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> Post | None:
@@ -126,15 +138,24 @@ class Waiting:
         self.head = head
         self.post = post
         self._reads: list[Read] = []
+        self._rows: list[int] = []
         self._hidden: list[torch.Tensor] = []
+        self._count = 0
         self._since = time.monotonic()
 
-    def add(self, reads: Sequence[Read], hidden: torch.Tensor) -> Iterator[Score]:
-        """Take hidden states [len(reads), H]; yield scores when enough have come together."""
+    def add(
+        self, reads: Sequence[Read], rows: Sequence[int], hidden: torch.Tensor
+    ) -> Iterator[Score]:
+        """Take hidden states [n, H], of which `rows` says which each read is of.
+
+        Yields scores when enough have come together.
+        """
         if reads:
             self._reads += reads
+            self._rows += [self._count + row for row in rows]
             self._hidden.append(hidden.clone())
-        if len(self._reads) >= HEAD_READS or time.monotonic() - self._since > HEAD_SECONDS:
+            self._count += len(hidden)
+        if self._count >= HEAD_ROWS or time.monotonic() - self._since > HEAD_SECONDS:
             yield from self.flush()
 
     def flush(self) -> Iterator[Score]:
@@ -142,16 +163,21 @@ class Waiting:
         self._since = time.monotonic()
         if not self._reads:
             return
-        reads, hidden = self._reads, torch.cat(self._hidden)
-        self._reads, self._hidden = [], []
+        reads, rows, hidden = self._reads, self._rows, torch.cat(self._hidden)
+        self._reads, self._rows, self._hidden, self._count = [], [], [], 0
         post = self.post
         assert post is not None
-        for first in range(0, len(reads), HEAD_READS):
-            some = reads[first : first + HEAD_READS]
-            tokens = torch.tensor([read.token for read in some], device=hidden.device)
-            found = self.head.score(hidden[first : first + HEAD_READS], tokens, post)
-            for read, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
-                yield Score(read, logit, logprob)
+        # one pass may have left more than are worth holding logits of
+        for first in range(0, len(hidden), HEAD_ROWS):
+            some = [k for k, row in enumerate(rows) if first <= row < first + HEAD_ROWS]
+            found = self.head.score(
+                hidden[first : first + HEAD_ROWS],
+                torch.tensor([rows[k] - first for k in some], device=hidden.device),
+                torch.tensor([reads[k].token for k in some], device=hidden.device),
+                post,
+            )
+            for k, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
+                yield Score(reads[k], logit, logprob)
 
 
 class LastMLP:

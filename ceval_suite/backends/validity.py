@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
+from ceval_suite.backends.attention import forced, ways_on
 from ceval_suite.backends.batching import Row, Score, probe
 from ceval_suite.backends.forward import FAILURES, Forward
+
+Place = tuple[tuple[int, int], int]
+"""Who asked, and the position that was read."""
 
 USUAL = 192
 """Tokens of the rows on which both paths are compared, where their length does not matter."""
@@ -28,13 +32,17 @@ def check(forward: Forward, rows: Sequence[Row], length: int) -> dict[str, Any]:
     plain = _by_place(forward.plain(sample))
     off, leaks = [0.0], [0.0]
     try:
-        for cut in (1, 1 << 30):  # heads kept from pass to pass, heads shared within a pass
-            packed = _by_place(forward.packed(sample, cut=cut))
-            off += [abs(packed[place] - plain[place]) for place in plain]
-        # what stands in other rows must not reach the first; rounding hides less of that here
-        own = [place for place in packed if place[0] == sample[0].reads[0].slot]
-        other = _by_place(forward.packed([sample[0], *map(_turned, sample[1:])], cut=1 << 30))
-        leaks += [abs(packed[place] - other[place]) for place in own]
+        for way in ways_on(forward.device.type, forward.dtype):
+            with forced(way):
+                packed: dict[Place, float] = {}
+                for cut in (1, 1 << 30):  # heads kept from pass to pass, heads shared within one
+                    packed = _by_place(forward.packed(sample, cut=cut))
+                    off += [abs(packed[place] - plain[place]) for place in plain]
+                # what stands in other rows must not reach the first: rounding hides less of that
+                turned = [sample[0], *map(_turned, sample[1:])]
+                other = _by_place(forward.packed(turned, cut=1 << 30))
+            own = [place for place in packed if place[0] == sample[0].reads[0].slot]
+            leaks += [abs(packed[place] - other[place]) for place in own]
     except FAILURES as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return {"attention": "plain", "reason": reason, "checked_rows": len(sample)}
@@ -51,7 +59,7 @@ def check(forward: Forward, rows: Sequence[Row], length: int) -> dict[str, Any]:
     return {"attention": "packed", **verdict}
 
 
-def _by_place(scores: Iterator[Score]) -> dict[tuple[tuple[int, int], int], float]:
+def _by_place(scores: Iterator[Score]) -> dict[Place, float]:
     return {(s.read.slot, s.read.position): s.logprob for s in scores}
 
 

@@ -62,18 +62,27 @@ def machine() -> str:
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def matrix_rate(dtype: Any, device: Any, size: int = 2048, seconds: float = 3.0) -> float:
-    """FLOP/s of square matrix products: the median over `seconds`."""
+def matrix_rate(
+    dtype: Any, device: Any, size: int = 2048, seconds: float = 3.0, fastest: bool = False
+) -> float:
+    """FLOP/s of square matrix products: the median over `seconds`.
+
+    `a @ b` as anyone would write it, or by the fastest kernel that the engine finds.
+    """
     import torch
+
+    from ceval_suite.backends import products
 
     if device.type == "cuda":
         size = 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product = products.linear if fastest else torch.matmul
+    product(a, b)
     rates: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates) < 3:
         begun = time.perf_counter()
-        a @ b
+        product(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize()
         rates.append(2 * size**3 / (time.perf_counter() - begun))
@@ -207,6 +216,12 @@ def versus(
         f"efficiency {floor / quick:.3f}: floor {floor:.1f} s at {rate / 1e9:.0f} GFLOP/s "
         f"(measured {', '.join(f'{r / 1e9:.0f}' for r in rates)})"
     )
+    quickest = matrix_rate(backend.loaded.dtype, backend.device, fastest=True)
+    print(
+        f"against the fastest kernel's {quickest / 1e9:.0f} GFLOP/s: "
+        f"{floor * rate / quickest / quick:.3f}; {floor * rate / quick / 1e9:.0f} GFLOP/s over "
+        "distinct tokens"
+    )
     print(f"predictions that differ: {flips}; largest difference {worst:.2g}")
     print(f"pack size found: {backend.forward.sizes.now} tokens; path {backend.path['attention']}")
     if n < 3000:
@@ -237,17 +252,18 @@ def ablation(
     dtype: Dtype = "float32",
 ) -> None:
     """What each idea brings: the engine with one of them taken away."""
-    from ceval_suite.backends import batching, forward
+    import torch
+
+    from ceval_suite.backends import attention, batching, forward, head, products
 
     prompts = prompts_of("mmlu", data, subjects.split(","), limit)
     backend = opened(model, dtype)
     timed(backend, prompts[:8])
     runner = backend.forward
 
-    def packed(size: int | None = None) -> float:
+    def packed(size: int = 1024) -> float:
         runner.sizes = forward.Sizes()
-        if size:
-            runner.sizes.fix(size)
+        runner.sizes.fix(size)
         return timed(backend, prompts)[1]
 
     def unshared() -> float:
@@ -265,7 +281,7 @@ def ablation(
 
         forward.trie = apart
         try:
-            return packed(512)
+            return packed()
         finally:
             forward.trie = real
 
@@ -273,9 +289,29 @@ def ablation(
         # the head in every pass, as the model does it
         post, runner._post_processing = runner._post_processing, lambda: None
         try:
-            return packed(512)
+            return packed()
         finally:
             runner._post_processing = post
+
+    def torch_products() -> float:
+        # what torch.nn.functional.linear takes by itself
+        real, products.kernel = products.kernel, lambda *_: plainly
+        plainly = products.Fastest({"torch": torch.nn.functional.linear})
+        try:
+            return packed()
+        finally:
+            products.kernel = real
+
+    def one_way(way: str) -> float:
+        with attention.forced(way):
+            return packed()
+
+    def all_of_the_last() -> float:
+        narrow, runner._last = runner._last, head.LastMLP(None)
+        try:
+            return packed()
+        finally:
+            runner._last = narrow
 
     def plain(some: Sequence[Prompt]) -> float:
         path, backend.path = backend.path, {"attention": "plain"}
@@ -284,17 +320,21 @@ def ablation(
         finally:
             backend.path = path
 
+    packed()  # ways are chosen on the first large pass
     whole = packed()
     found: list[tuple[str, Callable[[], float]]] = [
-        (f"pack size {size}", lambda size=size: packed(size))
-        for size in (128, 256, 512, 1024, 2048)
+        (f"pack size {size}", lambda size=size: packed(size)) for size in (128, 256, 512, 2048)
     ]
     found += [
+        ("products by torch's own choice of kernel", torch_products),
+        ("attention by torch's fused kernels, two parts merged", lambda: one_way("fused")),
+        ("attention in tiles of one dense product", lambda: one_way("tiled")),
+        ("the last layer's feed-forward part on every token", all_of_the_last),
         ("head in every pass instead of on collected reads", inside),
         ("packs without sharing", unshared),
         ("plain path, one row at a time (on a quarter of the items)", lambda: plain(prompts[::4])),
     ]
-    rows = [("everything, pack size measured", f"{whole:.1f}", "1.00")]
+    rows = [("everything, packs of 1,024 tokens", f"{whole:.1f}", "1.00")]
     for name, run in found:
         seconds = run()
         rows.append((name, f"{seconds:.1f}", f"{seconds / whole:.2f}"))
