@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from ceval_suite.backends import loading
+from ceval_suite.backends import tokenizers
 from ceval_suite.backends.tokens import Encoder
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ConfigError
@@ -71,10 +71,10 @@ def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
 
 def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tuple[Prompt, str]:
     _, spec = load_model_spec(model)
-    tokenizer = loading.load_tokenizer(spec)
+    tokenizer = tokenizers.load_tokenizer(spec)
 
     def in_chat(user: str) -> str:
-        return loading.wrap(tokenizer, user)
+        return tokenizers.wrap(tokenizer, user)
 
     wrap = in_chat if prepared.chat else None
     prompt = prepared.renderer(subject, wrap).render(item)
@@ -83,7 +83,7 @@ def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tup
     request = prompt.request()
     encoder = Encoder(tokenizer)
     encoded = encoder.encode([request])
-    (found,) = loading.audit(tokenizer, encoded, [request])
+    (found,) = tokenizers.audit(tokenizer, encoded, [request])
     out = [f"── {len(encoded[0].head)} tokens, the last ten of them {found['context_tail']!r}\n"]
     for continuation, tokens in found["continuations"].items():
         ids = " ".join(str(i) for i in tokens["ids"])

@@ -31,8 +31,10 @@ prepare
 backends.base backends.batching backends.products
 backends.tiles
 backends.layout
+backends.native
 backends.tokens backends.attention backends.head
 backends.sources backends.gguf_header
+backends.tokenizers
 backends.loading backends.forward
 backends.seq2seq backends.validity
 backends.hf

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ceval_suite.backends import attention, head, hf, layout, open_backend, products
+from ceval_suite.backends import attention, head, hf, layout, native, open_backend, products
 from ceval_suite.backends.base import Backend
 from ceval_suite.backends.batching import planned_tokens, trie
 from ceval_suite.backends.head import Float32Head
@@ -622,6 +622,14 @@ def broken(*_: Any) -> Any:
     raise RuntimeError("a kernel\n  that is not there")
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention as it is where no kernel can be compiled."""
+    ways = products.Fastest({"fused": attention.fused, "tiled": attention.tiled})
+    monkeypatch.setattr(attention, "_ways", lambda *_: ways)
+
+
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -651,6 +659,7 @@ def test_a_packed_path_that_is_wrong_is_not_taken(
     assert backend.describe()["tokens"]["computed"] == backend.describe()["tokens"]["total"]
 
 
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("only", [0, -1])
 def test_one_question_is_enough_to_find_a_wrong_path(
     only: int, opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
@@ -699,7 +708,7 @@ def test_two_parts_merge_into_the_whole_softmax() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 192])
-@pytest.mark.parametrize("way", ["fused", "tiled"])
+@pytest.mark.parametrize("way", ["native", "fused", "tiled"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "phi3"])
 def test_each_way_of_packed_attention_gives_the_scores_of_a_plain_pass(
     name: str,
@@ -710,6 +719,8 @@ def test_each_way_of_packed_attention_gives_the_scores_of_a_plain_pass(
     expected: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if way == "native" and native.kernel() is None:
+        pytest.skip("no compiler here")
     monkeypatch.setattr(layout, "tiles", partial(tiles, size=size))
     backend = opened(name)
     with attention.forced(way):
@@ -721,7 +732,10 @@ def test_each_way_of_packed_attention_gives_the_scores_of_a_plain_pass(
 def test_the_check_at_load_tries_both_ways(
     opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert attention.ways_on("cpu", torch.float32) == ["fused", "tiled"]
+    compiled = native.kernel() is not None
+    assert attention.ways_on("cpu", torch.float32) == ["native" if compiled else "fused", "tiled"]
+    assert attention.ways_on("cpu", torch.float16) == ["fused", "tiled"]
+    assert attention.ways_on("cuda", torch.bfloat16) == ["fused"]
 
     def shifted(call: Any) -> torch.Tensor:
         return fused(call) * 1.5

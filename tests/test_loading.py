@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ceval_suite.backends import loading, open_backend, sources
+from ceval_suite.backends import loading, open_backend, sources, tokenizers
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ModelError
@@ -256,7 +256,7 @@ def test_a_directory_with_a_gguf_file_names_it(copy: Path) -> None:
 
 
 def test_a_tokenizer_longer_than_the_embedding_names_both_sizes(copy: Path) -> None:
-    tokenizer: Any = loading.load_tokenizer(ModelSpec(path=str(copy)))
+    tokenizer: Any = tokenizers.load_tokenizer(ModelSpec(path=str(copy)))
     tokenizer.add_tokens([f"<new{i}>" for i in range(7)])
     tokenizer.save_pretrained(copy)
     said = refused(copy)

@@ -54,13 +54,18 @@ def test_each_kernel_computes_the_same_product_however_its_input_lies(
                 torch.testing.assert_close(found.double(), exact, atol=within, rtol=0.01)
 
 
-def test_linear_layers_are_fast_inside_and_untouched_outside(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def three() -> Any:
     class Quantised(torch.nn.Linear):
         pass
 
-    model: Any = torch.nn.Sequential(torch.nn.Linear(8, 8), Quantised(8, 8), torch.nn.Linear(8, 8))
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 8), Quantised(8, 8), torch.nn.Linear(8, 8))
+
+
+def test_linear_layers_are_fast_inside_and_untouched_outside(
+    three: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[torch.Tensor] = []
 
     def counted(x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
@@ -69,12 +74,50 @@ def test_linear_layers_are_fast_inside_and_untouched_outside(
 
     monkeypatch.setattr(products, "linear", counted)
     x = torch.randn(2, 8)
-    usual = model(x)
-    linears = products.Linears(model)
+    usual = three(x)
+    linears = products.Linears(three, room=0)
     with linears.fast():
-        torch.testing.assert_close(model(x), usual)
-    assert [id(w) for w in calls] == [id(model[0].weight), id(model[2].weight)]
-    assert all("forward" not in vars(m) for m in model)
+        torch.testing.assert_close(three(x), usual)
+    assert [id(w) for w in calls] == [id(three[0].weight), id(three[2].weight)]
+    assert all("forward" not in vars(m) for m in three)
     with pytest.raises(ZeroDivisionError), linears.fast():
         raise ZeroDivisionError
-    assert all("forward" not in vars(m) for m in model)
+    assert all("forward" not in vars(m) for m in three)
+    calls.clear()
+    with products.Linears(three, apart=three[2], room=0).fast():
+        torch.testing.assert_close(three(x), usual)
+    assert [id(w) for w in calls] == [id(three[0].weight)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copied_weights_follow_the_model_and_keep_to_their_room(
+    three: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[int] = []
+    real = products._packed
+
+    def counted(weight: torch.Tensor) -> torch.Tensor:
+        copies.append(id(weight))
+        return real(weight)
+
+    monkeypatch.setattr(products, "packing_pays", lambda _: True)
+    monkeypatch.setattr(products, "_packed", counted)
+    model = three.to(dtype)
+    x = torch.randn(1, 5, 8).to(dtype)
+    size = 2 * 64 * dtype.itemsize
+    small, large = products.Linears(model, room=size - 1), products.Linears(model, room=size)
+    with torch.no_grad(), small.fast():
+        model(x)
+    assert copies == []
+    with torch.no_grad():
+        for _ in range(2):
+            with large.fast():
+                found = model(x)
+            torch.testing.assert_close(found, model(x), atol=1e-2, rtol=1e-2)
+        assert len(copies) == 2
+        model[0].weight.mul_(3)  # an optimiser's step
+        with large.fast():
+            found = model(x)
+        torch.testing.assert_close(found, model(x), atol=1e-2, rtol=1e-2)
+    assert len(copies) == 3

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ceval_suite.backends.loading import audit, load_tokenizer
-from ceval_suite.backends.loading import wrap as in_template
+from ceval_suite.backends.tokenizers import audit, load_tokenizer
+from ceval_suite.backends.tokenizers import wrap as in_template
 from ceval_suite.backends.tokens import LINE, TAIL, Encoder, rows
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.prepare import Selection, prepare

@@ -1,7 +1,9 @@
 """Attention of packed tokens: every kept key and value once, each token to its own path.
 
 Registered with transformers as `ceval_packed`. A packed token attends to the kept head of its
-path (it sees all of it) and to the packed tokens of its path. There are two ways, both exact:
+path (it sees all of it) and to the packed tokens of its path. There are three ways, all exact:
+
+`native`: a small kernel of our own in C; on CPUs, where it can be compiled.
 
 `fused`: torch's kernels compute the head's part and, in blocks of rows of like length, the own
 part; the two are merged by their log-sum-exps:
@@ -9,7 +11,7 @@ softmax over A ∪ B = σ(lse_A - lse_B)·out_A + σ(lse_B - lse_A)·out_B.
 
 `tiled`: tiles of tokens against head and own part at once, by matrix products and a softmax in
 float32, with a small mask. Soft-capping, attention sinks and windows shorter than the rows always
-go this way; for all else the faster of the two is taken, timed on a real pass.
+go this way; for all else the faster of two is taken, timed on a real pass.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import products
+from ceval_suite.backends import native, products
 from ceval_suite.backends.layout import Call, Layout
 
 NAME = "ceval_packed"
@@ -106,7 +108,7 @@ def packed_attention(
         return tiled(call), None
     ways = _ways(query.device.type, query.dtype, query.shape[1], key.shape[1], query.shape[-1])
     if _forced:
-        return ways.ways[_forced[-1]](call), None
+        return {**_ALL, **ways.ways}[_forced[-1]](call), None
     if not ways.chosen and layout.size * layout.depth >= LARGE:
         ways.choose(call)
     out: torch.Tensor = ways(call)
@@ -134,11 +136,12 @@ def forced(way: str) -> Generator[None, None, None]:
 @cache
 def _ways(device: str, dtype: torch.dtype, *sizes: int) -> products.Fastest:
     """How attention is computed on a kind of device, in this process."""
-    del dtype, sizes  # each has its own answer
-    ways: dict[str, Callable[[Call], torch.Tensor]] = {"fused": fused}
+    del sizes  # each has its own answer
+    names = ["fused"]
     if device == "cpu":
-        ways["tiled"] = tiled
-    return products.Fastest(ways)
+        compiled = dtype in native.DTYPES and native.kernel() is not None
+        names = ["native" if compiled else "fused", "tiled"]
+    return products.Fastest({name: _ALL[name] for name in names})
 
 
 def fused(call: Call) -> torch.Tensor:
@@ -189,9 +192,13 @@ def _own(
 
 
 def tiled(call: Call) -> torch.Tensor:
-    """Tiles against kept and packed tokens, head by head: [1, T, H, D]."""
+    """Tiles against kept and packed tokens: [1, T, H, D].
+
+    On a CPU head by head, so that the scores stay in its cache; elsewhere all heads at once.
+    """
     query, layout, cpu = call.query, call.layout, call.query.device.type == "cpu"
-    groups, width = query.shape[1] // call.key.shape[1], query.shape[-1]
+    heads, width = call.key.shape[1], query.shape[-1]
+    groups = query.shape[1] // heads
     scale = call.scaling if call.scaling is not None else width**-0.5
     out = query.new_empty(1, layout.size, query.shape[1], call.value.shape[-1])
     parts = layout.tiles(call.window)
@@ -199,36 +206,50 @@ def tiled(call: Call) -> torch.Tensor:
     room = max(tile.depth - tile.start + len(tile.columns) for tile, *_ in parts) + extra
     # a narrow product would round the scores on a CPU, and shares it need not; a GPU takes both
     wide = torch.float32 if cpu else query.dtype
-    keys = torch.zeros(room, width, dtype=wide, device=query.device)
-    values = torch.zeros(room, call.value.shape[-1], dtype=query.dtype, device=query.device)
-    rows = max(tile.last - tile.first for tile, *_ in parts)
-    queries = torch.empty(groups, rows, width, dtype=wide, device=query.device)
-    for head in range(call.key.shape[1]):
-        some = slice(head * groups, (head + 1) * groups)
-        filled: tuple[int, int] | None = None
-        for tile, columns, mask in parts:
-            here, n = slice(tile.first, tile.last), tile.depth - tile.start
-            end = n + len(tile.columns)
-            if filled != (tile.start, tile.depth) and n and call.kept is not None:
-                for all_, kept in zip((keys, values), call.kept, strict=True):
-                    all_[:n] = kept[0, head, tile.start : tile.depth]
-                filled = (tile.start, tile.depth)
-            for all_, own in ((keys, call.key), (values, call.value)):
-                all_[n:end] = own[0, head, columns]
-            q = queries.flatten()[: groups * (tile.last - tile.first) * width]
-            q = q.view(groups, -1, width)
-            q.copy_(query[0, some, here]).mul_(scale)
-            scores = products.linear(q.view(-1, width), keys[: end + extra]).float()
+    # the query heads of a group stand side by side at each token: a tile is one run of memory
+    queries = query.new_empty(heads, layout.size, groups, width, dtype=wide)
+    queries.copy_(query[0].unflatten(0, (heads, groups)).transpose(1, 2)).mul_(scale)
+    keys = query.new_zeros(heads, room, width, dtype=wide)
+    values = query.new_zeros(heads, room, call.value.shape[-1])
+    sides = ((keys, call.key[0]), (values, call.value[0]))
+    some = [slice(h, h + 1) for h in range(heads)] if cpu else [slice(0, heads)]
+    filled = (0, 0)
+    for tile, columns, mask in parts:
+        n, rows = tile.depth - tile.start, slice(tile.first, tile.last)
+        end = n + len(tile.columns)
+        if n and call.kept is not None:
+            begun = min(n, filled[1]) if filled[0] == tile.start else 0
+            for (all_, _), kept in zip(sides, call.kept, strict=True):
+                all_[:, begun:n] = kept[0, :, tile.start + begun : tile.depth]
+        filled = (tile.start, n)
+        for all_, own in sides:
+            all_[:, n:end] = own[:, columns]
+        if extra:
+            keys[:, end], values[:, end] = 0, 0
+        for h in some:
+            scores = _times(queries[h, rows].flatten(1, 2), keys[h, : end + extra].mT).float()
             if call.cap is not None:
                 scores = torch.tanh(scores / call.cap) * call.cap
-            by_head = scores.unflatten(0, (groups, -1))
-            by_head[..., end - mask.shape[1] : end] += mask
+            by_head = scores.unflatten(1, (-1, groups))
+            by_head[..., end - mask.shape[1] : end] += mask[:, None]
             if call.sinks is not None:
-                by_head[..., end] = call.sinks[some].float()[:, None]
-                keys[end], values[end] = 0, 0
-            found = products.linear(scores.softmax(-1).to(query.dtype), values[: end + extra].T)
-            out[0, here, some] = found.unflatten(0, (groups, -1)).transpose(0, 1)
+                by_head[..., end] = call.sinks.unflatten(0, (heads, groups))[h, None].float()
+            shares = scores.softmax(-1).to(query.dtype)
+            found = _times(shares, values[h, : end + extra]).unflatten(1, (-1, groups))
+            out[0, rows].unflatten(1, (heads, groups))[:, h] = found.transpose(0, 1)
     return out
+
+
+def _times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a [h, M, K] times b [h, K, N]; one head by the fastest kernel for products."""
+    return products.linear(a[0], b[0].mT)[None] if len(a) == 1 else a @ b
+
+
+_ALL: dict[str, Callable[[Call], torch.Tensor]] = {
+    "native": native.attend,
+    "fused": fused,
+    "tiled": tiled,
+}
 
 
 def _merge(

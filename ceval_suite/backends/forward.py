@@ -68,12 +68,12 @@ class Forward:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._head: Float32Head | None = None
         self._post: Post | None = None
-        self._linears = products.Linears(model)
         self._last = LastMLP.of(model)
         inner = model.get_output_embeddings()
         if isinstance(inner, torch.nn.Linear):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
+        self._linears = products.Linears(model, apart=inner)
         attention.register()
         products.keep_memory()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import loading, seq2seq
+from ceval_suite.backends import loading, seq2seq, tokenizers
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.forward import Forward
@@ -112,11 +112,11 @@ class HFBackend:
 
     def wrap(self, user: str) -> str:
         """A user's turn in the chat template, up to the assistant's turn."""
-        return loading.wrap(self.loaded.tokenizer, user)
+        return tokenizers.wrap(self.loaded.tokenizer, user)
 
     def audit(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         """For each request: the scored tokens of each continuation, and what they decode to."""
-        return loading.audit(self.loaded.tokenizer, self.encoder.encode(requests), requests)
+        return tokenizers.audit(self.loaded.tokenizer, self.encoder.encode(requests), requests)
 
     def describe(self) -> dict[str, Any]:
         """Weights, tokenizer, numerics and the path taken."""

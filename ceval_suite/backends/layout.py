@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,18 @@ class Layout:
         self.straight = rows == 1 and bool((take == np.arange(self.size)).all())
         self.take = torch.as_tensor(take, device=device)
         self._tiles: dict[int | None, list[tuple[Tile, Any, torch.Tensor]]] = {}
+
+    @cached_property
+    def spans(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Per node: from, to, depth, where its `above` begins; and all of `above`, one by one."""
+        pack = self.pack
+        first, last = (np.array([path[end] for path in pack.paths], np.int64) for end in (0, 1))
+        depth = np.zeros(self.size, np.int64)
+        for start, end, deep in pack.stems:
+            depth[start:end] = deep
+        above = [path[2] for path in pack.paths]
+        begin = np.cumsum([0, *map(len, above)], dtype=np.int64)
+        return first, last, depth[first], begin, np.concatenate(above)
 
     def tiles(self, window: int | None) -> list[tuple[Tile, Any, torch.Tensor]]:
         """Tiles, where their columns stand, and what is added to the scores of the last ones."""

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -444,12 +443,14 @@ def memory(
 ) -> None:
     """Peak memory over weights with a vocabulary of 262,144 entries (Gemma-3-270M's shape)."""
     if child:
+        from ceval_suite.backends import loading
+
         prompts = prompts_of("mmlu", data, THREE, limit)
         backend = opened(child, dtype)
         weights = sum(p.numel() * p.element_size() for p in backend.model.parameters())
-        loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        loaded = loading.peak_memory(backend.device)["process"]
         timed(backend, prompts)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = loading.peak_memory(backend.device)["process"]
         print(json.dumps([weights, loaded, peak, backend.path["attention"]]))
         return
     with tempfile.TemporaryDirectory() as folder:

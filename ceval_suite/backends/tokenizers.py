@@ -1,0 +1,140 @@
+"""The tokenizer of a checkpoint: exactly the one it was trained with, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ceval_suite.backends.gguf_header import check_gguf
+from ceval_suite.backends.sources import TOKENIZER_FILES, resolve
+from ceval_suite.backends.tokens import Encoded
+from ceval_suite.errors import ModelError
+from ceval_suite.schema import Request
+from ceval_suite.specs import ModelSpec
+
+
+def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
+    """The tokenizer of a spec.
+
+    Raises:
+        ModelError: there is none, or it needs code that is not allowed.
+    """
+    from transformers import AutoTokenizer
+
+    path = path or resolve(spec)
+    where = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
+    source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if where.suffix == ".gguf":
+        check_gguf(where)
+        where, source["gguf_file"] = where.parent, where.name
+    elif where.is_file():
+        raise ModelError(f"{where}: expected a checkpoint directory or a .gguf file.")
+    elif where.is_dir() and not any((where / name).is_file() for name in TOKENIZER_FILES[:7]):
+        raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            spec.tokenizer if spec.tokenizer and not where.exists() else where, **source
+        )
+    except Exception as error:  # transformers raises anything here
+        raise unreadable(spec, "the tokenizer", error) from error
+    return _exact(tokenizer, where) if where.is_dir() else tokenizer
+
+
+def _exact(tokenizer: Any, folder: Path) -> Any:
+    """`tokenizer` itself, or SentencePiece's own reading of a bare `tokenizer.model`.
+
+    transformers 5 rebuilds such a LLaMA file as a BPE with its merges in the order of piece ids,
+    where SentencePiece goes by score: `a  b` becomes `▁a ▁▁ b` instead of `▁a ▁ ▁b`, and most
+    prompts differ for a tokenizer extended with Chinese pieces. No order of merges repairs those:
+    their scores are equal, which SentencePiece settles by position in the text.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer, TokenizersBackend
+
+    bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    # the generic class is what a folder without tokenizer_config.json gets
+    if not bare or type(tokenizer) not in (LlamaTokenizer, TokenizersBackend):
+        return tokenizer
+    try:
+        SentencePieceProcessor(str(folder / "tokenizer.model"))
+    except (RuntimeError, OSError):
+        return tokenizer  # a tiktoken file of the same name, which transformers reads as it is
+    return _sentencepiece().from_pretrained(folder)
+
+
+def _sentencepiece() -> Any:
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    class SentencePiece(SentencePieceBackend):
+        """LLaMA's start token in front and, unless `legacy`, its blank before the text alone."""
+
+        def __init__(self, vocab_file: str, add_bos_token: bool = True, **options: Any) -> None:
+            self.add_bos_token = add_bos_token
+            tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+            options = {**tokens, **options, "add_bos_token": add_bos_token}
+            super().__init__(vocab_file=vocab_file, **options)
+
+        def tokenize(self, text: str, **options: Any) -> list[str]:
+            if self.legacy or not text:
+                return super().tokenize(text, **options)
+            found = super().tokenize("▁" + text.replace("▁", " "), **options)
+            special = len(found) > 1 and found[0] == "▁" and found[1] in self.all_special_tokens
+            return found[1:] if special else found
+
+        def build_inputs_with_special_tokens(
+            self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+        ) -> list[int]:
+            bos: Any = self.bos_token_id
+            start = [int(bos)] if self.add_bos_token else []
+            return start + token_ids_0 + (token_ids_1 or [])
+
+    return SentencePiece
+
+
+def unreadable(spec: ModelSpec, what: str, error: Exception) -> ModelError:
+    """What to say of a checkpoint part that a library cannot read."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{spec.path}: {what} brings its own code; set trust_remote_code: true for it in "
+            "models.yaml if you trust its source."
+        )
+    first = text.split(". ")[0][:300].rstrip(".")
+    return ModelError(
+        f"{spec.path}: {what} cannot be loaded ({first}); fetch it again, or check that its files "
+        "belong together."
+    )
+
+
+def wrap(tokenizer: Any, user: str) -> str:
+    """A user's turn in the chat template, up to the start of the assistant's turn.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError("--chat needs a chat template, and this tokenizer has none.")
+    turns = [{"role": "user", "content": user}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def audit(
+    tokenizer: Any, encoded: Sequence[Encoded], requests: Sequence[Request]
+) -> list[dict[str, Any]]:
+    """What is scored for each continuation: its token ids and their text, in context."""
+    return [
+        {
+            "id": request.id,
+            "one_token": one.single,
+            "context_tail": tokenizer.decode(one.head[-10:].tolist()),
+            "continuations": {
+                continuation: {
+                    "ids": list(tail),
+                    "tokens": tokenizer.convert_ids_to_tokens(list(tail)),
+                }
+                for continuation, tail in zip(request.continuations, one.tails, strict=True)
+            },
+        }
+        for request, one in zip(requests, encoded, strict=True)
+    ]
