@@ -174,7 +174,7 @@ def versus(
     data: Data = DATA,
     task: str = "mmlu",
     subjects: str = ",".join(THREE),
-    limit: int = 100,
+    limit: Annotated[int, typer.Option(help="Items per subject; 0: all.")] = 0,
     protocol: str = "official",
     dtype: Dtype = "float32",
     batches: str = "4,8,16",
@@ -182,7 +182,7 @@ def versus(
 ) -> None:
     """Items per second against lm-eval's hf, and efficiency against the machine's matrix rate."""
     chosen = [s for s in subjects.split(",") if s] or None
-    prompts = prompts_of(task, data, chosen, limit, protocol=protocol)
+    prompts = prompts_of(task, data, chosen, limit or None, protocol=protocol)
     backend = opened(model, dtype)
     timed(backend, prompts[:8])  # the load check
     rates = [matrix_rate(backend.loaded.dtype, backend.device)]
