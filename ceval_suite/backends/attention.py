@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -133,15 +132,24 @@ def forced(way: str) -> Generator[None, None, None]:
         _forced.pop()
 
 
-@cache
+_found: dict[tuple[Any, ...], products.Fastest] = {}
+
+
 def _ways(device: str, dtype: torch.dtype, *sizes: int) -> products.Fastest:
-    """How attention is computed on a kind of device, in this process."""
-    del sizes  # each has its own answer
-    names = ["fused"]
-    if device == "cpu":
-        compiled = dtype in native.DTYPES and native.kernel() is not None
-        names = ["native" if compiled else "fused", "tiled"]
-    return products.Fastest({name: _ALL[name] for name in names})
+    """How attention of these head counts and widths is computed on a kind of device."""
+    key = (device, dtype, *sizes)
+    if key not in _found:
+        names = ["fused"]
+        if device == "cpu":
+            compiled = dtype in native.DTYPES and native.kernel() is not None
+            names = ["native" if compiled else "fused", "tiled"]
+        _found[key] = products.Fastest({name: _ALL[name] for name in names})
+    return _found[key]
+
+
+def taken() -> list[str]:
+    """Names of the ways that this process has settled on."""
+    return sorted({ways.name for ways in _found.values() if ways.chosen})
 
 
 def fused(call: Call) -> torch.Tensor:

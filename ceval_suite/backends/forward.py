@@ -77,6 +77,15 @@ class Forward:
         attention.register()
         products.keep_memory()
 
+    def kernels(self) -> dict[str, Any]:
+        """What computes products and attention on the packed path, as far as it is settled."""
+        kind = self.device.type
+        return {
+            "products": products.kernel(kind, self.dtype).name,
+            "copied_weights": self._linears.copied,
+            "attention": attention.taken(),
+        }
+
     # the plain path: one row, the model's own attention, the head inside the model
 
     def plain(self, rows: Sequence[Row]) -> Iterator[Score]:

@@ -126,6 +126,7 @@ class HFBackend:
             "device": str(self.device),
             "max_length": self.max_length,
             "path": self.path,
+            "kernels": self.forward.kernels(),
             "tokens": {"total": self._total, "computed": self.forward.computed},
             "pack_tokens": self.forward.sizes.now,
             "peak_memory_bytes": loading.peak_memory(self.device),

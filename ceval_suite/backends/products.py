@@ -157,6 +157,11 @@ class Linears:
         size = sum(m.weight.numel() * m.weight.element_size() for m in found)
         self._layers = [(m, _Fast(m, size <= room)) for m in found]
 
+    @property
+    def copied(self) -> int:
+        """Layers whose weights have been copied into oneDNN's own order."""
+        return sum(fast.copied for _, fast in self._layers)
+
     @contextmanager
     def fast(self) -> Generator[None, None, None]:
         """Within it, layers on a CPU take the fastest kernel; outside, the model is untouched."""
@@ -178,6 +183,11 @@ class _Fast:
         self._pack = pack
         self._copy: torch.Tensor | None = None
         self._of: tuple[int, int] | None = None
+
+    @property
+    def copied(self) -> bool:
+        """Whether a copy of the weights has been made."""
+        return self._copy is not None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self._module.weight, self._module.bias
