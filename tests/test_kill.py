@@ -25,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("kill")
 TASKS = ("sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sample-gaokao")
 KILLS = 20
 SEED = 20
+SLOWLY = ("--engine", "plain")
 PATIENCE = 300.0
 """Seconds until a process that does nothing fails the test; never reached on a working machine."""
 
@@ -82,10 +83,10 @@ class Nursery:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def start(self, out: Path, tasks: tuple[str, ...] = TASKS) -> int:
+    def start(self, out: Path, *more: str) -> int:
         """Start a run and return its process id."""
         assert self.process.stdin is not None
-        command = json.dumps([arguments(self.model, out, tasks), str(self.log)])
+        command = json.dumps([arguments(self.model, out, TASKS) + list(more), str(self.log)])
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
         return int(self._line())
@@ -204,14 +205,15 @@ def test_an_interrupt_keeps_the_records_and_prints_the_command_to_go_on(
 ) -> None:
     out = tmp_path / "out"
     nursery.log.unlink(missing_ok=True)
-    pid = nursery.start(out)
+    # one row at a time: many records after the first, so that the signal never comes too late
+    pid = nursery.start(out, *SLOWLY)
     wait_for_growth(out, 1, pid)
     os.kill(pid, signal.SIGINT)
     assert nursery.end() == 130
     log = nursery.log.read_text()
     assert "Traceback" not in log
     assert "interrupted; finished records are kept" in log
-    again = ["ceval-suite", *arguments(nursery.model, out, TASKS)]
+    again = ["ceval-suite", *arguments(nursery.model, out, TASKS), *SLOWLY]
     assert log.splitlines()[-1].strip() == " ".join(again)
     kept = records_of(out)
     assert 0 < len(kept) < len(records_of(uninterrupted))
