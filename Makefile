@@ -14,13 +14,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --quiet -c constraints.txt -e ".[test]"
 	@touch $@
 
+# what the tests of adapters and quantised checkpoints load
+$(VENV)/.extras: $(VENV)/.installed
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --quiet -c constraints.txt -e ".[test,extras]"
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/ceval-suite demo
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.extras lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.extras
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python

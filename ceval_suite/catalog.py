@@ -20,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ValidationError
 
 from ceval_suite.errors import ConfigError, UserError, unknown
-from ceval_suite.specs import ModelSpec, Task, Template
+from ceval_suite.model_spec import ModelSpec
+from ceval_suite.specs import Task, Template
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,13 +57,17 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
+    own = {id(key_node) for key_node, _ in node.value}
+    loader.flatten_mapping(node)  # what `<<` brings comes first, to be written over
     out: dict[Any, Any] = {}
+    written: set[Any] = set()
     for key_node, value_node in node.value:
         key: Any = loader.construct_object(key_node, deep=True)
-        if key in out:
+        if key in written:
             mark = key_node.start_mark
             raise ConfigError(f"{mark.name}, line {mark.line + 1}: key '{key}' is written twice.")
+        if id(key_node) in own:
+            written.add(key)
         out[key] = loader.construct_object(value_node, deep=True)
     return out
 
@@ -235,7 +240,8 @@ def override(spec: ModelSpec, options: Mapping[str, Any]) -> ModelSpec:
     Raises:
         ConfigError: a value the key does not take.
     """
-    content = spec.model_dump(exclude_defaults=True) | dict(options)
+    # not model_dump, which leaves out what must not be shown
+    content = {key: getattr(spec, key) for key in spec.model_fields_set} | dict(options)
     return _validate(ModelSpec, content, "command line")
 
 

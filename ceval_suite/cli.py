@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ceval_suite.cli_model import app as model_app
 from ceval_suite.errors import ConfigError, UserError, unknown
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -88,13 +90,13 @@ def list_(
 @app.command()
 def show(name: str, as_json: Json = False) -> None:
     """Show a task, a prompts file or a model."""
-    from ceval_suite.report import listing
+    from ceval_suite.report import entry
 
-    content = listing.describe(name)
+    content = entry.describe(name)
     if as_json:
         typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
     else:
-        typer.echo(listing.as_yaml(content), nl=False)
+        typer.echo(entry.as_yaml(content), nl=False)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,16 @@ def _one(task: Task, download: Download, folder: Path, progress: Progress) -> Pa
     return None if existed else target
 
 
-def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
+def get(
+    url: str,
+    target: Path,
+    sha256: str | None,
+    progress: Progress,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Download a file, continuing a part that an earlier try left.
+
+    `headers` go to the host of `url` and to none that it redirects to.
 
     Raises:
         DataError: not reachable, cut short, or another SHA-256 than pinned.
@@ -96,11 +104,10 @@ def get(url: str, target: Path, sha256: str | None, progress: Progress) -> None:
     part = target.with_name(target.name + ".part")
     have = part.stat().st_size if part.is_file() else 0
     # identity: bytes on the wire are bytes of the file, or a part could not be continued
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    own = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    own |= headers or {}
     try:
-        with httpx.stream(
-            "GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT
-        ) as reply:
+        with httpx.stream("GET", url, headers=own, follow_redirects=True, timeout=TIMEOUT) as reply:
             if reply.status_code == 416:
                 # the part is as long as the file or longer: judge it by its hash, or start again
                 have = have if sha256 and _sha256(part) == sha256 else 0

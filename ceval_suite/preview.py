@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from ceval_suite.backends import tokenizers
 from ceval_suite.backends.tokens import Encoder
@@ -71,7 +72,15 @@ def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
 
 def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tuple[Prompt, str]:
     _, spec = load_model_spec(model)
-    tokenizer = tokenizers.load_tokenizer(spec)
+    if not spec.tokenizer and spec.backend in ("server", "lm_eval"):
+        prompt = prepared.renderer(subject, str if prepared.chat else None).render(item)
+        return prompt, (
+            f"── tokens: those of backend {spec.backend}; give `tokenizer: DIR` in models.yaml to "
+            "see them\n"
+        )
+    # a server has no files: only its tokenizer can be looked at
+    where = Path(spec.tokenizer) if spec.tokenizer and spec.backend == "server" else None
+    tokenizer = tokenizers.load_tokenizer(spec, where)
 
     def in_chat(user: str) -> str:
         return tokenizers.wrap(tokenizer, user)

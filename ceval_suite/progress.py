@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
+from rich import filesize
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -138,7 +139,10 @@ class _Task:
 class Bytes:
     """Progress of downloads."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say = lambda _: None) -> None:
+        """Without a terminal, `say` is given a line now and then."""
+        self._say = None if sys.stderr.isatty() else say
+        self._shown = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -163,6 +167,11 @@ class Bytes:
 
     def update(self, name: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` bytes of a file are here."""
+        now = time.monotonic()
+        if self._say is not None and now - self._shown >= PLAIN_EVERY:
+            self._shown = now
+            of = f" of {filesize.decimal(total)}" if total else ""
+            self._say(f"{name}: {filesize.decimal(done)}{of}")
         if name not in self._tasks:
             self._tasks[name] = self._bar.add_task(name, total=total)
         self._bar.update(self._tasks[name], completed=done, total=total)

@@ -137,11 +137,13 @@ class RunFolder:
         stored = run.get("identity", {})
         if run.get("format") != FORMAT:
             raise RunError(f"{self.path} has format {run.get('format')}, this is {FORMAT}.")
-        for key, value in self.identity.items():
-            if stored.get(key) != value:
+        # a concern that only one of the two has (an adapter, say) makes them different as well
+        for key in dict.fromkeys((*self.identity, *stored)):
+            there, now = stored.get(key), self.identity.get(key)
+            if there != now:
                 raise RunError(
-                    f"{self.path} holds records of another {key} ({_short(stored.get(key))} there, "
-                    f"{_short(value)} now); use another --out, or delete the folder."
+                    f"{self.path} holds records of another {key} ({_short(there)} there, "
+                    f"{_short(now)} now); use another --out, or delete the folder."
                 )
         self.about = {k: v for k, v in run.items() if k not in ("format", "identity")} | self.about
 

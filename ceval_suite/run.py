@@ -12,16 +12,15 @@ from typing import Any
 
 from ceval_suite import __version__, metrics
 from ceval_suite.answer import record as judge
-from ceval_suite.backends import open_backend
+from ceval_suite.backends import identify, open_backend
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.sources import identity, resolve
-from ceval_suite.errors import RunError
+from ceval_suite.errors import ModelError, RunError
 from ceval_suite.fitting import render
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, read_json, safe_name, write_json
 from ceval_suite.schema import Item, Record, Request
-from ceval_suite.specs import ModelSpec
 from ceval_suite.verify import check_again
 
 
@@ -71,7 +70,9 @@ def evaluate(
         UserError: anything a user can put right; finished records are kept.
     """
     watch = watch or Watch()
-    weights = identity(spec, resolve(spec))
+    if verify and spec.backend != "hf":
+        raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
+    weights = identify(spec)
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []

@@ -60,8 +60,10 @@ class Reply:
     """What a model answered: one value per continuation, in the request's order.
 
     `logprobs` are natural logarithms over the full vocabulary, summed over a continuation's
-    tokens. `logits` are the raw float32 head outputs when every continuation is one token, else
-    empty. `choice_mass` is the probability of all continuations together. `new_tokens` counts the
+    tokens; empty when none of the continuations was among what a server returned (unanswered).
+    `logits` are the raw float32 head outputs when every continuation is one token, else
+    empty. `choice_mass` is the probability of all continuations together (of those that a server
+    returned, where it left some out: a lower bound). `new_tokens` counts the
     tokens that had to be computed for this request, having been computed for none before it.
     """
 

@@ -1,8 +1,7 @@
-"""What people write in YAML, as validated types: Task, Template, ModelSpec and their parts."""
+"""What people write in YAML, as validated types: Task, Template and their parts."""
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -174,30 +173,3 @@ class Template(Parts):
             overrides = self.zero_shot.model_dump(exclude_none=True)
             parts.update(overrides)
         return parts
-
-
-class ModelSpec(Strict):
-    """One entry of models.yaml, or a path given on the command line."""
-
-    backend: Literal["hf"] = "hf"
-    path: str
-    revision: str | None = None
-    sha256: str | None = None
-    tokenizer: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    max_length: int | None = Field(default=None, gt=0)
-    memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B?$")
-    engine: Literal["auto", "plain"] = "auto"
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    note: str = ""
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """`memory` as a number."""
-        found = re.match(r"([\d.]+)\s*([KMGT]?)(i?)", self.memory or "")
-        if not found:
-            return None
-        number, unit, binary = found.groups()
-        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit or " "))

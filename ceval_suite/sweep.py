@@ -10,10 +10,10 @@ from typing import Any
 from ceval_suite import catalog
 from ceval_suite.backends.base import Say
 from ceval_suite.errors import ConfigError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.progress import Items
 from ceval_suite.run import evaluate
-from ceval_suite.specs import ModelSpec
 
 
 def models(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, ModelSpec]:

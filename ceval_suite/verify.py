@@ -11,10 +11,10 @@ from ceval_suite.answer import record as judge
 from ceval_suite.backends import open_backend
 from ceval_suite.backends.base import Say
 from ceval_suite.fitting import render
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
 from ceval_suite.records import RunFolder
 from ceval_suite.schema import Estimate
-from ceval_suite.specs import ModelSpec
 from ceval_suite.stats import wilson
 
 SEED = 20261122

@@ -15,9 +15,10 @@ from ceval_suite.catalog import load_model_spec, load_prompts, load_task, load_t
 from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, PromptError, UserError, unknown
 from ceval_suite.files import find_files
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.prompt import Renderer
-from ceval_suite.specs import ModelSpec, Template
+from ceval_suite.specs import Template
 
 FIVE = ("mmlu", "cmmlu", "ceval", "agieval", "gaokao")
 

@@ -20,8 +20,8 @@ from ceval_suite.backends.head import Float32Head
 from ceval_suite.backends.hf import HFBackend
 from ceval_suite.backends.tiles import tiles
 from ceval_suite.errors import ModelError, PromptError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
-from ceval_suite.specs import ModelSpec
 
 TOLERANCE = 1e-4
 SAME = 2e-5

@@ -13,8 +13,8 @@ import torch
 
 from ceval_suite.backends import attention, open_backend
 from ceval_suite.backends.hf import HFBackend
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
-from ceval_suite.specs import ModelSpec
 
 TOLERANCE = 1e-4
 

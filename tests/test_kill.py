@@ -36,7 +36,7 @@ import json, os, sys, traceback
 import torch
 import ceval_suite.cli, ceval_suite.preview, ceval_suite.progress, ceval_suite.report.board
 from ceval_suite.backends import loading
-from ceval_suite.specs import ModelSpec
+from ceval_suite.model_spec import ModelSpec
 loading.load(ModelSpec(path=sys.argv[1]))
 print("ready", flush=True)
 for line in sys.stdin:

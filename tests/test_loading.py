@@ -17,8 +17,8 @@ from ceval_suite.backends import loading, open_backend, sources, tokenizers
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ModelError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
-from ceval_suite.specs import ModelSpec
 
 CLOSED = "http://127.0.0.1:9"
 """Port 9 (discard) of this machine: nothing listens there."""
@@ -294,7 +294,7 @@ def test_how_much_a_model_reads(config: dict[str, Any], nominal: int, expected: 
     if "text_config" in config:
         config = {"text_config": SimpleNamespace(**config["text_config"])}
     tokenizer = SimpleNamespace(model_max_length=nominal)
-    assert loading._max_length(SimpleNamespace(**config), tokenizer) == expected
+    assert loading.max_length(SimpleNamespace(**config), tokenizer) == expected
 
 
 # code in a checkpoint
@@ -434,7 +434,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     code = (
         "from ceval_suite.backends import open_backend\n"
         "from ceval_suite.errors import ModelError\n"
-        "from ceval_suite.specs import ModelSpec\n"
+        "from ceval_suite.model_spec import ModelSpec\n"
         "try:\n"
         "    open_backend(ModelSpec(path='nobody/nothing-at-all'))\n"
         "except ModelError as error:\n"
@@ -585,3 +585,168 @@ def test_changed_weights_give_other_numbers_and_another_fingerprint(
     assert logits != others
     assert about["weights_sha256"] != their["weights_sha256"]
     assert about["tokenizer_sha256"] == their["tokenizer_sha256"]
+
+
+def test_a_model_that_uses_nothing_special_has_the_same_few_keys(copy: Path) -> None:
+    plain = sources.identity(ModelSpec(path=str(copy)), copy)
+    assert list(plain) == ["weights_sha256", "tokenizer_sha256", "dtype", "max_length"]
+
+
+def test_code_that_may_run_is_part_of_the_identity(copy: Path) -> None:
+    def found() -> dict[str, Any]:
+        return sources.identity(ModelSpec(path=str(copy), trust_remote_code=True), copy)
+
+    (copy / "modeling_x.py").write_text("x = 1")
+    before = found()
+    (copy / "modeling_x.py").write_text("x = 2")
+    assert found()["code_sha256"] != before["code_sha256"]
+    assert {k: v for k, v in found().items() if k != "code_sha256"} == {
+        k: v for k, v in before.items() if k != "code_sha256"
+    }
+
+
+# code that may run
+
+
+OWN_CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+
+class OwnConfig(PretrainedConfig):
+    model_type = "heard-of-nowhere"
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = torch.nn.Embedding(2000, 16)
+        self.mix = torch.nn.Linear(16, 16)
+        self.lm_head = torch.nn.Linear(16, 2000, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, new):
+        self.lm_head = new
+
+    def forward(self, input_ids=None, attention_mask=None, use_cache=None, **options):
+        seen = self.embed(input_ids)
+        steps = torch.arange(1, seen.shape[1] + 1)[:, None]
+        return CausalLMOutput(logits=self.lm_head(torch.tanh(self.mix(seen.cumsum(1) / steps))))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of an architecture that only its own code knows."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "own"
+    folder.mkdir()
+    tiny_tokenizer.save_pretrained(folder)
+    torch.manual_seed(7)
+    shapes = {"embed.weight": (2000, 16), "mix.weight": (16, 16), "mix.bias": (16,)}
+    content = {name: torch.randn(shape) for name, shape in shapes.items()}
+    content["lm_head.weight"] = torch.randn(2000, 16)
+    save_file(content, folder / "model.safetensors", {"format": "pt"})
+    (folder / "modeling_own.py").write_text(OWN_CODE)
+    auto = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    config = {"model_type": "heard-of-nowhere", "auto_map": auto, "max_position_embeddings": 512}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_checkpoint_of_its_own_code_is_scored_by_it_where_allowed(own: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    assert "trust_remote_code: true" in refused(own)
+    backend = open_backend(ModelSpec(path=str(own), device="cpu", trust_remote_code=True))
+    request = Request(id="x", context="Which one?\nAnswer:", continuations=(" A", " B"))
+    (reply,) = backend.ask([request])
+    # by hand: the mean of what came before, mixed
+    weights = load_file(own / "model.safetensors")
+    tokenizer = tokenizers.load_tokenizer(ModelSpec(path=str(own)))
+    seen = weights["embed.weight"][tokenizer(request.context)["input_ids"]].mean(0)
+    hidden = torch.tanh(weights["mix.weight"] @ seen + weights["mix.bias"])
+    letters = [tokenizer(c)["input_ids"][0] for c in request.continuations]
+    expected = (weights["lm_head.weight"] @ hidden)[letters].tolist()
+    assert reply.logits == pytest.approx(expected, abs=1e-5)
+    about = backend.describe()
+    assert (about["architecture"], about["path"]["attention"]) == ("OwnModel", "plain")
+
+
+# models on several devices
+
+
+REQUESTS = [
+    Request(id=str(n), context=f"Question {n}: which one?\nAnswer:", continuations=(" A", " B"))
+    for n in range(3)
+]
+
+
+def logits(path: Path, **options: Any) -> tuple[list[float], dict[str, Any]]:
+    backend = open_backend(ModelSpec(path=str(path), **options))
+    replies = sorted(backend.ask(REQUESTS), key=lambda reply: reply.id)
+    return [x for reply in replies for x in reply.logits], backend.describe()
+
+
+DISK = {
+    "model.embed_tokens": "cpu",
+    "model.rotary_emb": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.norm": "cpu",
+    "lm_head": "cpu",
+}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"device_map": "cpu"},
+        {"device_map": {"": "cpu"}},
+        {"device_map": DISK},
+        {"device_map": {**DISK, "lm_head": "disk"}},
+        {"device_map": {**DISK, "model.embed_tokens": "disk"}},
+    ],
+    ids=["cpu", "one place", "a layer on disk", "the head on disk", "the embedding on disk"],
+)
+def test_a_model_spread_over_places_scores_as_one_in_one_piece(
+    tiny_model: Path, where: dict[str, Any]
+) -> None:
+    found, about = logits(tiny_model, **where)
+    assert found == pytest.approx(logits(tiny_model, device="cpu")[0], abs=1e-5)
+    assert about["device"] == "cpu"
+    spread = "disk" in str(where)
+    assert ("device_map" in about) == spread
+    if spread:
+        assert sum(about["device_map"].values()) == len(DISK)
+
+
+def test_one_device_and_a_map_exclude_each_other(tiny_model: Path) -> None:
+    said = refused(tiny_model, device_map="auto")
+    assert said == f"{tiny_model}: device and device_map exclude each other; give one."
+
+
+def test_a_tensor_parallel_plan_needs_its_processes(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ModelError) as caught:
+        loading.load(ModelSpec(path=str(tiny_model), tp_plan="auto"))
+    said = str(caught.value)
+    assert "torchrun --nproc-per-node N -m ceval_suite" in said
+    assert said.endswith("give device_map: auto.")

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from ceval_suite.backends import open_backend
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.prompt import Prompt
 from ceval_suite.schema import Reply
-from ceval_suite.specs import ModelSpec
 
 TOLERANCE = 1e-4
 FULL = int(os.environ.get("CEVAL_SUITE_PARITY", "0"))

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.run import evaluate
-from ceval_suite.specs import ModelSpec
 
 FULL = os.environ.get("CEVAL_SUITE_FULL") == "1"
 # task → items scored when it runs whole, and whether it always does

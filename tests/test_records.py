@@ -243,6 +243,16 @@ def test_records_of_another_run_are_refused_with_a_sentence(
     assert (path.read_bytes(), (tmp_path / "run" / "run.json").read_bytes()) == before
 
 
+def test_a_concern_that_only_one_of_two_runs_has_makes_them_different(tmp_path: Path) -> None:
+    filled(tmp_path / "plain")
+    with pytest.raises(RunError, match="another quant "):
+        folder(tmp_path / "plain", quant="int8").__enter__()
+    with folder(tmp_path / "int8", quant="int8") as run:
+        run.append(row(0))
+    with pytest.raises(RunError, match="another quant "):
+        folder(tmp_path / "int8").__enter__()
+
+
 def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "run")
     run = tmp_path / "run" / "run.json"

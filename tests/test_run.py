@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from ceval_suite.errors import ConfigError, DataError, ModelError, PromptError, RunError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_json, read_records, write_json
 from ceval_suite.report.board import board
 from ceval_suite.run import Watch, evaluate
 from ceval_suite.schema import Record, Reply, Request
-from ceval_suite.specs import ModelSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

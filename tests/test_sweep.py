@@ -14,11 +14,11 @@ import pytest
 from pydantic import ValidationError
 
 from ceval_suite.errors import ConfigError, ModelError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_json, read_records
 from ceval_suite.run import Watch, evaluate
 from ceval_suite.schema import Record
-from ceval_suite.specs import ModelSpec
 from ceval_suite.sweep import selections
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,9 +15,9 @@ from ceval_suite.backends.tokenizers import audit, load_tokenizer
 from ceval_suite.backends.tokenizers import wrap as in_template
 from ceval_suite.backends.tokens import LINE, TAIL, Encoder, rows
 from ceval_suite.errors import ModelError, PromptError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Request
-from ceval_suite.specs import ModelSpec
 
 KINDS = ("bpe", "wordpiece", "unigram", "sentencepiece", "extended", "smollm2")
 PROTOCOLS = {

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from ceval_suite.backends.base import Backend, Say
+from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.errors import ModelError, unknown
-from ceval_suite.specs import ModelSpec
+from ceval_suite.model_spec import ModelSpec
 
-BACKENDS = {"hf": "ceval_suite.backends.hf:HFBackend"}
+BACKENDS = {
+    "hf": "ceval_suite.backends.hf:HFBackend",
+    "server": "ceval_suite.backends.server:ServerBackend",
+    "vllm": "ceval_suite.backends.vllm:VllmBackend",
+    "lm_eval": "ceval_suite.backends.lm_eval:LmEvalBackend",
+}
+
+IDENTITIES = {
+    "server": "ceval_suite.backends.server:identity",
+    "lm_eval": "ceval_suite.backends.lm_eval:identity",
+}
+"""Who says which model answers, where that is not the files alone."""
+
+EXTRAS = {"vllm": "ceval-suite[vllm]"}
+"""What to install for a backend whose package ceval-suite does not bring along."""
 
 
 def open_backend(spec: ModelSpec, say: Say = lambda _: None) -> Backend:
@@ -19,13 +35,29 @@ def open_backend(spec: ModelSpec, say: Say = lambda _: None) -> Backend:
     """
     if spec.backend not in BACKENDS:
         raise ModelError(unknown("backend", spec.backend, BACKENDS))
-    module, name = BACKENDS[spec.backend].split(":")
     try:
-        opener = getattr(import_module(module), name)
+        backend: Backend = _named(BACKENDS[spec.backend])(spec, say)
     except ImportError as error:
+        wanted = EXTRAS.get(spec.backend, "ceval-suite")
         raise ModelError(
             f"backend '{spec.backend}' needs a package that is not installed ({error.name}); "
-            "run 'pip install ceval-suite' again in this environment."
+            f"run \"pip install '{wanted}'\" in this environment."
         ) from error
-    backend: Backend = opener(spec, say)
     return backend
+
+
+def identify(spec: ModelSpec) -> dict[str, Any]:
+    """What decides whether two runs used the same model; equal means records may be reused.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    if spec.backend in IDENTITIES:
+        found: dict[str, Any] = _named(IDENTITIES[spec.backend])(spec)
+        return found
+    return identity(spec, resolve(spec))
+
+
+def _named(reference: str) -> Any:
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ceval_suite.backends import attention, products
+from ceval_suite.backends import attention, placement, products
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import CUT, Pack, Read, Row, Score, halve, pack, trie
 from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
@@ -53,7 +53,7 @@ class Forward:
         self.model = model
         self.memory = memory
         self.say = say
-        self.device = next(model.parameters()).device
+        self.device = placement.input_device(model)
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.computed = 0
         self.sizes = Sizes(self.device.type)
@@ -70,7 +70,7 @@ class Forward:
         self._post: Post | None = None
         self._last = LastMLP.of(model)
         inner = model.get_output_embeddings()
-        if isinstance(inner, torch.nn.Linear):
+        if products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
         self._linears = products.Linears(model, apart=inner)
@@ -239,7 +239,7 @@ class Forward:
             head.collecting = False
         hidden, head.hidden = head.hidden, None
         assert hidden is not None
-        return hidden[0] if self._keeps else hidden[0].index_select(0, index)
+        return hidden[0] if self._keeps else hidden[0].index_select(0, index.to(hidden.device))
 
     def _post_processing(self) -> Post | None:
         """What the model does to its logits after the head; found once."""

@@ -8,20 +8,41 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ceval_suite.errors import ModelError
 
 # bytes of the scalar value types; 8 is a string, 9 an array
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_LAYOUTS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _LIMIT = 2**40
 """No count or length in a real header reaches this: larger ones are garbage."""
 
 
-def check_gguf(path: Path) -> None:
-    """A GGUF file that starts right and holds all the tensors its table names.
+@dataclass(frozen=True)
+class GGUFTensor:
+    """One tensor: rows first in `shape`, quantisation type, first byte and bytes in the file."""
+
+    shape: tuple[int, ...]
+    type: str
+    start: int
+    size: int
+
+
+@dataclass
+class GGUFHeader:
+    """What a GGUF file says of itself; of an array in `metadata` only its length is kept."""
+
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    tensors: dict[str, GGUFTensor] = field(default_factory=dict[str, GGUFTensor])
+    needed: int = 0
+
+
+def check_gguf(path: Path) -> GGUFHeader:
+    """The header of a GGUF file that starts right and holds all the tensors its table names.
 
     Raises:
         ModelError: wrong first bytes, a broken table, or fewer bytes than it promises.
@@ -30,44 +51,49 @@ def check_gguf(path: Path) -> None:
         if stream.read(4) != b"GGUF":
             raise ModelError(f"{path}: not a GGUF file (wrong first bytes); fetch it again.")
         try:
-            needed = _needed(stream)
+            header = _header(stream)
         except (struct.error, KeyError, OverflowError, ValueError) as error:
             raise ModelError(f"{path}: truncated or broken GGUF header; fetch it again.") from error
     size = path.stat().st_size
-    if size < needed:
+    if size < header.needed:
         raise ModelError(
-            f"{path}: truncated GGUF file ({size} bytes where its table needs {needed}); fetch it "
-            "again."
+            f"{path}: truncated GGUF file ({size} bytes where its table needs {header.needed}); "
+            "fetch it again."
         )
+    return header
 
 
-def _needed(stream: BinaryIO) -> int:
+def _header(stream: BinaryIO) -> GGUFHeader:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     version, tensors, pairs = _read(stream, "<IQQ")
     if version not in (2, 3):
         raise ValueError(f"GGUF version {version}")
-    alignment = 32
+    header = GGUFHeader()
     for _ in range(pairs):
-        key = _string(stream)
+        key = _string(stream).decode("utf-8", "replace")
         (kind,) = _read(stream, "<I")
-        if key == b"general.alignment" and kind == 4:
-            (alignment,) = _read(stream, "<I")
-        else:
-            _skip(stream, kind)
-    end = 0
+        header.metadata[key] = _value(stream, kind)
+    table: list[tuple[str, tuple[int, ...], str, int, int]] = []
     for _ in range(tensors):
-        _string(stream)
+        name = _string(stream).decode("utf-8", "replace")
         (dims,) = _read(stream, "<I")
         shape = _read(stream, f"<{dims}Q")
         kind, offset = _read(stream, "<IQ")
         block, width = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        end = max(end, offset + math.prod(shape) // block * width)
-    start = math.ceil(stream.tell() / alignment) * alignment
-    return start + end
+        size = math.prod(shape) // block * width
+        # ggml names the fastest dimension first
+        table.append((name, shape[::-1], GGMLQuantizationType(kind).name, offset, size))
+    alignment = header.metadata.get("general.alignment", 32)
+    start = math.ceil(stream.tell() / int(alignment)) * int(alignment)
+    for name, shape, kind, offset, size in table:
+        header.tensors[name] = GGUFTensor(shape, kind, start + offset, size)
+        header.needed = max(header.needed, start + offset + size)
+    header.needed = header.needed or start
+    return header
 
 
-def _read(stream: BinaryIO, layout: str) -> tuple[int, ...]:
+def _read(stream: BinaryIO, layout: str) -> tuple[Any, ...]:
     return struct.unpack(layout, stream.read(struct.calcsize(layout)))
 
 
@@ -78,16 +104,23 @@ def _string(stream: BinaryIO) -> bytes:
     return stream.read(length)
 
 
-def _skip(stream: BinaryIO, kind: int) -> None:
+def _value(stream: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
         (length,) = _read(stream, "<Q")
+        if length <= 2**20:
+            return stream.read(length).decode("utf-8", "replace")
         stream.seek(min(length, _LIMIT), 1)
-    elif kind == _ARRAY:
-        inner, count = _read(stream, "<IQ")
-        if inner in _SIZES:
-            stream.seek(min(count, _LIMIT) * _SIZES[inner], 1)
+        return None
+    if kind != _ARRAY:
+        return _read(stream, f"<{_LAYOUTS[kind]}")[0]
+    inner, count = _read(stream, "<IQ")
+    if inner in _SIZES:
+        stream.seek(min(count, _LIMIT) * _SIZES[inner], 1)
+        return count
+    for _ in range(count):
+        if inner == _STRING:
+            (length,) = _read(stream, "<Q")
+            stream.seek(min(length, _LIMIT), 1)
         else:
-            for _ in range(count):
-                _skip(stream, inner)
-    else:
-        stream.seek(_SIZES[kind], 1)
+            _value(stream, inner)
+    return count

@@ -56,6 +56,7 @@ class Float32Head(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [..., H] → logits [..., V] in float32."""
+        hidden = hidden.to(self.inner.weight.device)  # of a model on several, perhaps another one
         if self.sample is not None:
             return self.sample.expand(*hidden.shape[:-1], -1)
         if self.collecting:

@@ -15,8 +15,8 @@ from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
-from ceval_suite.specs import ModelSpec
 
 CHUNK = 1024
 """Requests that are tokenised and planned together, at least: while one chunk is computed, the
@@ -96,10 +96,17 @@ class HFBackend:
         self.device = self.forward.device
         self._pair = bool(getattr(self.model.config, "is_encoder_decoder", False))
         self.encoder = Encoder(self.loaded.tokenizer, apart=self._pair)
-        self.max_length = spec.max_length or self.loaded.max_length
+        attached = self.loaded.attached
+        self.max_length = self.loaded.max_length
+        if spec.max_length:
+            self.max_length = spec.max_length - attached.virtual_tokens
+        for note in attached.notes:
+            say(note)
         self.path: dict[str, Any] = {"attention": "unchecked"}
         if spec.engine == "plain":
             self.path = {"attention": "plain", "reason": "asked for"}
+        if attached.plain:
+            self.path = {"attention": "plain", "reason": attached.plain}
         if self._pair:
             self.path = {"attention": "plain", "reason": "encoder and decoder"}
         self._total = 0

@@ -15,22 +15,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ceval_suite.backends import checkpoint, growing, placement, quantise
+from ceval_suite.backends.adapter_files import CONFIG, expand
+from ceval_suite.backends.adapters import Attached, attach
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.tokenizers import load_tokenizer, unreadable
 from ceval_suite.errors import ModelError
-from ceval_suite.specs import ModelSpec
+from ceval_suite.model_spec import ModelSpec
 
 
 @dataclass
 class Loaded:
-    """A model in evaluation mode, its tokenizer and what is known about them."""
+    """A model in evaluation mode, its tokenizer and what is known about them.
+
+    Adapters lie on `model` already; `attached` says what they did to it.
+    """
 
     model: Any
     tokenizer: Any
     dtype: Any
     max_length: int
     about: dict[str, Any]
+    attached: Attached
 
 
 def load(spec: ModelSpec) -> Loaded:
@@ -42,54 +49,87 @@ def load(spec: ModelSpec) -> Loaded:
     """
     import torch
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    path = resolve(spec)
+    path = resolve(spec := expand(spec))
     source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     where = path
     if path.suffix == ".gguf":
         check_gguf(path)
         where, source["gguf_file"] = path.parent, path.name
     elif path.is_dir():
-        _check_weights(spec, path)
+        check_weights(spec, path)
     tokenizer = load_tokenizer(spec, path)
-    device = _device(spec)
+    device = placement.device(spec)
     try:
         # a GGUF file stores quantised blocks: it has no dtype of its own to read
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
         dtype = _dtype(spec, config, device)
-        # the GGUF reader draws a bar of its own that no setting turns off
-        with contextlib.redirect_stderr(io.StringIO()):
-            pair = bool(getattr(config, "is_encoder_decoder", False))
-            kind = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
-            read: Any = kind.from_pretrained
-            loaded, found = read(
-                where,
-                dtype=dtype,
-                use_safetensors=None if spec.allow_pickle else True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name and size
-                **source,
-            )
+        loaded, found, how = _read(spec, where, source, config, dtype)
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises anything here
         raise unreadable(spec, "the checkpoint", error) from error
     _check_complete(spec, found)
-    model: Any = loaded.to(device).eval()
-    _check_sizes(spec, model, tokenizer)
+    base: Any = (loaded if how else loaded.to(device)).eval()
     about = {
         "name_or_path": spec.path,
         "revision": spec.revision,
         **identity(spec, path),
-        "architecture": type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "architecture": type(base).__name__,
         "unused_tensors": len(found["unexpected_keys"]),
         "vocabulary": len(tokenizer),
-        "embedding_rows": int(model.get_input_embeddings().weight.shape[0]),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    return Loaded(model, tokenizer, dtype, _max_length(model.config, tokenizer), about)
+    if compressed := quantise.settle(spec, path, base, config, dtype):
+        about["quantisation"] = compressed
+    return _finish(spec, path, base, tokenizer, dtype, about)
+
+
+def _finish(
+    spec: ModelSpec, path: Path, base: Any, tokenizer: Any, dtype: Any, about: dict[str, Any]
+) -> Loaded:
+    """Give a base the rows and adapters of its spec."""
+    # an adapter may bring rows for its own tokens; what `grow_embeddings` adds, it is trained on
+    grown = growing.fit(spec, path, base, tokenizer) if spec.grow_embeddings else None
+    attached = attach(spec, base, tokenizer)
+    model: Any = attached.model
+    about |= grown or growing.fit(spec, path, model, tokenizer)
+    about |= placement.described(model)
+    about["parameters"] = sum(p.numel() for p in model.parameters())
+    about["embedding_rows"] = int(model.get_input_embeddings().weight.shape[0])
+    about["adapters_applied"] = attached.about
+    longest = max_length(model.config, tokenizer) - attached.virtual_tokens
+    return Loaded(model, tokenizer, dtype, longest, about, attached)
+
+
+def _read(
+    spec: ModelSpec, where: Path, source: dict[str, Any], config: Any, dtype: Any
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The model, what was missing or left over, and what was said of devices and quantisation."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    narrow = quantise.options(spec, config, placement.device(spec), dtype)
+    how = placement.spread(spec) | narrow
+    # the GGUF reader draws a bar of its own that no setting turns off
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.ExitStack() as stack:
+        if narrow and "gguf_file" in source:
+            where = stack.enter_context(quantise.unpacked(where / source.pop("gguf_file"), dtype))
+        pair = bool(getattr(config, "is_encoder_decoder", False))
+        kind = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
+        read: Any = kind.from_pretrained
+        loaded, found = read(
+            where,
+            dtype=dtype,
+            use_safetensors=None if spec.allow_pickle else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name and size
+            **source,
+            **how,
+        )
+    return loaded, found, how
 
 
 def peak_memory(device: Any) -> dict[str, int]:
@@ -130,9 +170,14 @@ def _check_complete(spec: ModelSpec, found: dict[str, Any]) -> None:
         )
 
 
-def _check_weights(spec: ModelSpec, path: Path) -> None:
+def check_weights(spec: ModelSpec, path: Path) -> None:
     """Weights that may be read, all there, each file as long as its header says."""
     if not (path / "config.json").is_file():
+        if (path / CONFIG).is_file():
+            raise ModelError(
+                f"{spec.path}: a peft adapter and no checkpoint; give its base as `path` and this "
+                "under `adapters` in models.yaml."
+            )
         raise ModelError(f"{path}: no config.json; give the directory that save_pretrained wrote.")
     index = path / "model.safetensors.index.json"
     files = sorted(path.glob("*.safetensors"))
@@ -143,23 +188,7 @@ def _check_weights(spec: ModelSpec, path: Path) -> None:
         for name in sorted(shards - {file.name for file in files}):
             raise ModelError(f"{path}: {name}, which {index.name} names, is missing; fetch it.")
     for file in files:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            text = stream.read(length) if 0 < length <= size - 8 else b""
-        try:
-            tensors = json.loads(text)
-            tensors.pop("__metadata__", None)
-            needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise ModelError(
-                f"{file}: truncated or broken safetensors header; fetch it again."
-            ) from error
-        if size < needed:
-            raise ModelError(
-                f"{file}: truncated safetensors file ({size} bytes where its header needs "
-                f"{needed}); fetch it again."
-            )
+        checkpoint.safetensors(file)
 
 
 def _refuse_weights(spec: ModelSpec, path: Path) -> None:
@@ -190,26 +219,8 @@ def _dtype(spec: ModelSpec, config: Any, device: str) -> Any:
     return stored if isinstance(stored, torch.dtype) else torch.bfloat16
 
 
-def _device(spec: ModelSpec) -> str:
-    import torch
-
-    if spec.device:
-        return spec.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _check_sizes(spec: ModelSpec, model: Any, tokenizer: Any) -> None:
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"{spec.path}: the tokenizer has {len(tokenizer)} entries but the embedding only "
-            f"{rows} rows; give the tokenizer that belongs to these weights."
-        )
-
-
-def _max_length(config: Any, tokenizer: Any) -> int:
+def max_length(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model reads at most, by its configuration or else its tokenizer."""
     config = getattr(config, "text_config", None) or config
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)

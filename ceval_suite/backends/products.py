@@ -140,6 +140,19 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return kernel(x.device.type, x.dtype)(x, weight, bias)
 
 
+def plain(module: Any) -> bool:
+    """Whether a module is nothing but torch's own linear layer over a dense weight.
+
+    Subclasses, kinds of tensor that are not torch's own (both are how quantised layers come) and
+    layers with a `forward` of their own compute something else.
+    """
+    return (
+        type(module) is torch.nn.Linear
+        and type(module.weight) in (torch.nn.Parameter, torch.Tensor)
+        and "forward" not in vars(module)
+    )
+
+
 class Linears:
     """The linear layers of a model, computed by the fastest kernel while asked to."""
 
@@ -148,12 +161,7 @@ class Linears:
 
         `room` is what copies of the weights may take, in bytes; they are made on first use.
         """
-        # subclasses (quantised layers and the like) compute something else
-        found = [
-            m
-            for m in model.modules()
-            if type(m) is torch.nn.Linear and m is not apart and "forward" not in vars(m)
-        ]
+        found = [m for m in model.modules() if plain(m) and m is not apart]
         size = sum(m.weight.numel() * m.weight.element_size() for m in found)
         self._layers = [(m, _Fast(m, size <= room)) for m in found]
 

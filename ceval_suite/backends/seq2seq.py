@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ceval_suite.backends import placement
 from ceval_suite.backends.batching import Read, Score
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
@@ -19,7 +20,7 @@ from ceval_suite.errors import ModelError
 
 def scores(model: Any, encoded: Sequence[Encoded]) -> Iterator[Score]:
     """Scores of every token of every continuation; slots are (request, continuation)."""
-    device = next(model.parameters()).device
+    device = placement.input_device(model)
     start = _start(model)
     for index, one in enumerate(encoded):
         ids = torch.as_tensor(one.head, dtype=torch.long, device=device)[None]

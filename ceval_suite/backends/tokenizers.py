@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ceval_suite.backends.gguf_header import check_gguf
-from ceval_suite.backends.sources import TOKENIZER_FILES, resolve
+from ceval_suite.backends.sources import TOKENIZER_FILES, resolve, tokenizer_place
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
-from ceval_suite.specs import ModelSpec
 
 
 def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
@@ -22,23 +22,26 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    path = path or resolve(spec)
-    where = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
+    where = tokenizer_place(spec, path or resolve(spec))
     source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     if where.suffix == ".gguf":
         check_gguf(where)
         where, source["gguf_file"] = where.parent, where.name
     elif where.is_file():
         raise ModelError(f"{where}: expected a checkpoint directory or a .gguf file.")
-    elif where.is_dir() and not any((where / name).is_file() for name in TOKENIZER_FILES[:7]):
+    elif not _tokenizes(where):
         raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            spec.tokenizer if spec.tokenizer and not where.exists() else where, **source
-        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **source)
     except Exception as error:  # transformers raises anything here
         raise unreadable(spec, "the tokenizer", error) from error
-    return _exact(tokenizer, where) if where.is_dir() else tokenizer
+    return tokenizer if "gguf_file" in source else _exact(tokenizer, where)
+
+
+def _tokenizes(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer of some kind."""
+    named = any((folder / name).is_file() for name in TOKENIZER_FILES[:7])
+    return named or any(folder.glob("*.tiktoken"))
 
 
 def _exact(tokenizer: Any, folder: Path) -> Any:

@@ -6,19 +6,39 @@ import importlib.metadata
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ceval_suite import __version__, catalog
 from ceval_suite.data import Reader
-from ceval_suite.errors import ConfigError, UserError, unknown
+from ceval_suite.errors import UserError
 from ceval_suite.files import data_roots, find_files
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Item, Table
 from ceval_suite.specs import Task
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "pandas", "scipy", "gguf")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+    "pandas",
+    "scipy",
+    "gguf",
+)
+
+OPTIONAL = {
+    "peft": "lora",
+    "torchao": "torchao",
+    "bitsandbytes": "bitsandbytes",
+    "optimum-quanto": "quanto",
+    "hqq": "hqq",
+    "compressed-tensors": "compressed-tensors",
+    "gptqmodel": "gptq",
+    "vllm": "vllm",
+}
+"""Packages that some kinds of checkpoint need, and the extra that brings each."""
 
 
 def tasks() -> Table:
@@ -81,33 +101,11 @@ def boards() -> Table:
     return Table(title="Boards", columns=("board", "file"), rows=tuple(rows))
 
 
-def describe(name: str) -> dict[str, Any]:
-    """A task, prompts file or model as plain data.
-
-    Raises:
-        ConfigError: nothing has this name.
-    """
-    if name in catalog.yaml_files("tasks"):
-        return catalog.load_task(name).model_dump(exclude_defaults=True)
-    if name in catalog.model_specs():
-        return {name: catalog.model_specs()[name].model_dump(exclude_defaults=True)}
-    if name in catalog.yaml_files("prompts"):
-        found = catalog.load_prompts(name)
-        return {k: v.model_dump(exclude_defaults=True) for k, v in found.items()}
-    known = [*catalog.yaml_files("tasks"), *catalog.model_specs()]
-    raise ConfigError(unknown("task or model", name, known))
-
-
-def as_yaml(content: dict[str, Any]) -> str:
-    """Plain data as YAML, Chinese unescaped, order kept."""
-    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=100)
-
-
-def _version(package: str) -> str:
+def _version(package: str, remedy: str = "") -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return f"not installed{remedy}"
 
 
 def doctor(data: str | Path | None) -> Table:
@@ -118,6 +116,10 @@ def doctor(data: str | Path | None) -> Table:
         (table.text("ceval-suite"), table.text(__version__)),
         (table.text("python"), table.text(platform.python_version())),
         *((table.text(p), table.text(_version(p))) for p in PACKAGES),
+        *(
+            (table.text(p), table.text(_version(p, f" (pip install 'ceval-suite[{extra}]')")))
+            for p, extra in OPTIONAL.items()
+        ),
     ]
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     devices = ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda])

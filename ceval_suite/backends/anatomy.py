@@ -1,0 +1,278 @@
+"""What a checkpoint is, for people: read from headers, configuration and tokenizer.
+
+No weights are loaded; of the embedding, rows are compared as bytes. Code in a checkpoint runs only
+when its entry allows it, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from ceval_suite.backends import checkpoint, growing, hub, sources
+from ceval_suite.backends.adapter_files import WEIGHTS
+from ceval_suite.backends.checkpoint import Stored
+from ceval_suite.backends.gguf_header import check_gguf
+from ceval_suite.backends.loading import check_weights, max_length
+from ceval_suite.backends.tokenizers import load_tokenizer
+from ceval_suite.errors import ModelError
+from ceval_suite.model_spec import Adapter, ModelSpec
+
+TRAINED_WITH_START = (
+    *("llama", "mistral", "mixtral", "internlm", "internlm2", "cohere"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text"),
+)
+"""Model types whose own releases start every text with a start token. A release that does not
+(Yi, of type llama) says so in its tokenizer_config.json."""
+
+
+def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
+    """Everything that can be said of a model without loading or fetching it."""
+    if spec.backend in ("server", "lm_eval"):
+        return {"local": False, "note": f"answers come through backend {spec.backend}"}
+    path = sources.find(spec)
+    if path is None:
+        return {
+            "local": False,
+            "note": f"not on this machine; 'ceval-suite model fetch {name}' brings it",
+        }
+    about: dict[str, Any] = {"local": True, "path": str(path)}
+    if path.parent.name == "snapshots":
+        about["commit"] = path.name
+    warnings: list[str] = []
+    config = _config(path)
+    try:
+        if path.is_dir():
+            check_weights(spec, path)
+        tensors = checkpoint.tensors(path)
+    except ModelError as error:
+        warnings.append(str(error))
+        tensors = {}
+    about |= _files(path) | _weights(path, config, tensors)
+    tokenizer = _tokenizer(spec, path, warnings)
+    if tokenizer is not None:
+        about["max_length"] = spec.max_length or max_length(_readable(spec, path), tokenizer)
+        about["tokenizer"] = _vocabulary(spec, path, tokenizer, tensors, warnings)
+        about["start_token"] = _start(path, config, tokenizer, warnings)
+        about["chat_template"] = _template(tokenizer, warnings)
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            about["quantization"] = config[key]
+    if spec.adapters:
+        about["adapters"] = [_adapter(adapter) for adapter in spec.adapters]
+    return about | {"fingerprints": _fingerprints(spec, path)} | {"warnings": warnings}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """config.json, or what stands for it in a GGUF header."""
+    if path.suffix == ".gguf":
+        try:
+            found = check_gguf(path).metadata
+        except ModelError:
+            return {}
+        kind = str(found.get("general.architecture", ""))
+        return {
+            "model_type": kind,
+            "architectures": [f"{kind} (GGUF)"],
+            "max_position_embeddings": found.get(f"{kind}.context_length"),
+            "bos_token_id": found.get("tokenizer.ggml.bos_token_id"),
+            "add_bos_token": found.get("tokenizer.ggml.add_bos_token"),
+        }
+    return _json(path / "config.json")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+
+def _readable(spec: ModelSpec, path: Path) -> Any:
+    """The configuration as transformers fills it in, or as it stands where it cannot."""
+    if path.is_dir():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+        except Exception:  # transformers raises anything here  # noqa: S110
+            pass
+    config = _config(path)
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"] = SimpleNamespace(**config["text_config"])
+    return SimpleNamespace(**config)
+
+
+def _files(path: Path) -> dict[str, Any]:
+    files = {file.name: file.stat().st_size for file in checkpoint.weight_files(path)}
+    return {"files": files, "bytes": sum(files.values())}
+
+
+def _weights(path: Path, config: Mapping[str, Any], tensors: dict[str, Stored]) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "architecture": ", ".join(config.get("architectures") or ["unknown"]),
+        "model_type": config.get("model_type"),
+    }
+    if not tensors:
+        pickled = any(file.suffix == ".bin" for file in checkpoint.weight_files(path))
+        return about | ({"weights": "pickled: not opened"} if pickled else {})
+    dtypes: dict[str, int] = {}
+    for tensor in tensors.values():
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.parameters
+    about |= {"tensors": len(tensors), "parameters": sum(dtypes.values()), "dtypes": dtypes}
+    embedding, head = checkpoint.embedding(tensors), checkpoint.head(tensors)
+    if embedding is not None:
+        about["embedding"] = list(embedding.shape)
+        about["head"] = "tied to the embedding" if head is None else list(head.shape)
+    return about
+
+
+def _tokenizer(spec: ModelSpec, path: Path, warnings: list[str]) -> Any:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        if spec.tokenizer and not Path(spec.tokenizer).expanduser().exists():
+            kept = hub.cached(spec.tokenizer, spec.tokenizer_revision)
+            if kept is None:
+                warnings.append(f"tokenizer {spec.tokenizer} is not on this machine")
+                return None
+            spec = spec.model_copy(update={"tokenizer": str(kept)})
+        return load_tokenizer(_with_adapters_here(spec), path)
+    except ModelError as error:
+        warnings.append(str(error))
+        return None
+
+
+def _vocabulary(
+    spec: ModelSpec, path: Path, tokenizer: Any, tensors: dict[str, Stored], warnings: list[str]
+) -> dict[str, Any]:
+    tokens = growing.vocabulary(tokenizer)
+    size = max(tokens, default=-1) + 1
+    special = {
+        key: value
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+        if (value := getattr(tokenizer, key, None)) is not None
+    }
+    about: dict[str, Any] = {"class": type(tokenizer).__name__, "entries": len(tokens)}
+    about["special"] = {key: str(value) for key, value in special.items()}
+    embedding = checkpoint.embedding(tensors)
+    if embedding is not None:
+        rows = embedding.shape[0]
+        about["embedding_rows"] = rows
+        if size > rows and not spec.grow_embeddings:
+            warnings.append(
+                f"the tokenizer has {len(tokens)} entries but the embedding only {rows} rows: it "
+                "cannot be scored without grow_embeddings: true"
+            )
+        zero, equal = checkpoint.never_trained(checkpoint.stored_rows(embedding))
+        about["never_trained"] = {
+            "beyond_tokenizer": max(0, rows - size),
+            **growing.note(zero, equal, tokens),
+        }
+        if named := about["never_trained"]["tokens"]:
+            warnings.append(f"{named} tokens have rows that were never trained")
+    base = growing.base_tokenizer(spec, path)
+    return about | (_extension(base, tokenizer, warnings) if base is not None else {})
+
+
+def _extension(base: Any, tokenizer: Any, warnings: list[str]) -> dict[str, Any]:
+    """How a tokenizer from elsewhere differs from the one beside the weights."""
+    old, new = growing.vocabulary(base), growing.vocabulary(tokenizer)
+    at = growing.first_difference(old, new)
+    if at is not None:
+        warnings.append(
+            f"id {at} is {new.get(at)!r} in the tokenizer and {old[at]!r} in the one beside the "
+            "weights"
+        )
+    added = sorted(set(new) - set(old))
+    lost = growing.unreachable(tokenizer, added)
+    if lost:
+        warnings.append(f"{len(lost)} new tokens are unreachable: their own text never gives them")
+    names = [str(new[i]) for i in lost[: growing.SHOWN]]
+    return {"new_tokens": len(added), "unreachable": len(lost), "unreachable_tokens": names}
+
+
+def _start(path: Path, config: Mapping[str, Any], tokenizer: Any, warnings: list[str]) -> str:
+    """Whether texts are given a start token; a warning where one seems to be missing or doubled."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    ids = tokenizer("A")["input_ids"]
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        warnings.append("the tokenizer adds the start token twice")
+    if bos is not None and list(ids[:1]) == [bos]:
+        return "added by the tokenizer"
+    said = _json(path / "tokenizer_config.json").get("add_bos_token", config.get("add_bos_token"))
+    if said is False:
+        return "not added, as its own configuration says"
+    usual = config.get("model_type") in TRAINED_WITH_START
+    if usual and config.get("bos_token_id") is not None:
+        warnings.append(
+            f"the tokenizer adds no start token, though config.json names one "
+            f"({config['bos_token_id']}) and models of type {config['model_type']} are trained "
+            "with it"
+        )
+    return "not added"
+
+
+def _template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    about: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        turns = [{"role": "user", "content": "A"}]
+        shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything
+        warnings.append(f"the chat template cannot be rendered ({' '.join(str(error).split())})")
+        return about
+    bos = getattr(tokenizer, "bos_token_id", None)
+    bare = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    again = tokenizer(shown)["input_ids"]
+    about["start_token"] = "none" if bos is None or bare[:1] != [bos] else "written by the template"
+    if bos is not None and bare[:2] == [bos, bos]:
+        warnings.append("the chat template writes the start token twice")
+    elif bos is not None and again[:2] == [bos, bos]:
+        warnings.append(
+            "template and tokenizer both write the start token: where a rendered chat is tokenised "
+            "as plain text it is doubled (--chat adds none of the tokenizer's)"
+        )
+    return about
+
+
+def _with_adapters_here(spec: ModelSpec) -> ModelSpec:
+    """The spec with those adapters alone that can be read without fetching anything."""
+    kept: list[Adapter] = []
+    for adapter in spec.adapters:
+        folder = _adapter_place(adapter)
+        if folder is not None and (folder / adapter.subfolder / WEIGHTS).is_file():
+            kept.append(adapter.model_copy(update={"path": str(folder)}))
+    return spec.model_copy(update={"adapters": kept})
+
+
+def _adapter_place(adapter: Adapter) -> Path | None:
+    here = Path(adapter.path).expanduser()
+    return here if here.exists() else hub.cached(adapter.path, adapter.revision)
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    folder = _adapter_place(adapter)
+    if folder is None:
+        return {"path": adapter.path, "local": False}
+    config = _json(folder / adapter.subfolder / "adapter_config.json")
+    known = ("peft_type", "r", "base_model_name_or_path", "modules_to_save")
+    return {"path": adapter.path, "local": True} | {k: config[k] for k in known if config.get(k)}
+
+
+def _fingerprints(spec: ModelSpec, path: Path) -> dict[str, Any]:
+    tokenizer = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
+    if not tokenizer.exists():
+        tokenizer = hub.cached(str(spec.tokenizer), spec.tokenizer_revision) or path
+    local = spec.model_copy(update={"tokenizer": str(tokenizer)}) if spec.tokenizer else spec
+    found = sources.identity(_with_adapters_here(local), path)
+    return {k: v for k, v in found.items() if k.endswith("_sha256") or k == "adapters"}

@@ -1,0 +1,273 @@
+"""vLLM in this process: one generated token a prompt, with the wanted tokens' log-probabilities.
+
+Log-probabilities of a prompt's own tokens would keep vLLM from using its prefix cache, so that
+every shot would be computed again for every item. A continuation of several tokens is therefore
+asked for as several prompts, each one token longer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ceval_suite.backends import tokenizers
+from ceval_suite.backends.base import Say
+from ceval_suite.backends.sources import identity, resolve
+from ceval_suite.backends.tokens import Encoded, Encoder
+from ceval_suite.errors import ModelError, PromptError
+from ceval_suite.model_spec import ModelSpec
+from ceval_suite.schema import Reply, Request
+
+CHUNK = 1024
+"""Requests a call of the engine, which schedules them itself."""
+
+PROBE = "1,2,3,4,5,6,7,"
+CLOSE = 0.05
+"""Two ways of asking for one log-probability may differ by this much (narrow dtypes)."""
+
+Slot = tuple[int, int]
+"""(request, continuation)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, and for each token wanted next the slots that its log-probability belongs to."""
+
+    ids: tuple[int, ...]
+    wanted: Mapping[int, tuple[Slot, ...]]
+
+
+def plan(encoded: Sequence[Encoded]) -> list[Prompt]:
+    """Requests as prompts of one generated token each; equal prompts are asked once.
+
+    Sorted, so that prompts with a common head follow each other in the engine's cache.
+    """
+    found: dict[tuple[int, ...], dict[int, list[Slot]]] = {}
+    for index, one in enumerate(encoded):
+        head = tuple(map(int, one.head))
+        for choice, tail in enumerate(one.tails):
+            for k, token in enumerate(tail):
+                wanted = found.setdefault(head + tail[:k], {})
+                wanted.setdefault(token, []).append((index, choice))
+    return [
+        Prompt(ids, {token: tuple(slots) for token, slots in wanted.items()})
+        for ids, wanted in sorted(found.items())
+    ]
+
+
+def gather(
+    requests: Sequence[Request],
+    encoded: Sequence[Encoded],
+    prompts: Sequence[Prompt],
+    answers: Sequence[Mapping[int, float]],
+) -> list[Reply]:
+    """Replies from the log-probability of each wanted token of each prompt.
+
+    Raises:
+        ModelError: one is missing or no finite number.
+    """
+    sums: dict[Slot, list[float]] = {}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        for token, slots in prompt.wanted.items():
+            value = answer.get(token)
+            if value is None or not math.isfinite(value) or value > 1e-3:
+                raise ModelError(
+                    f"{requests[slots[0][0]].id}: vLLM gives {value} as the log-probability of "
+                    f"token {token}; the checkpoint is broken or its dtype too narrow."
+                )
+            for slot in slots:
+                sums.setdefault(slot, []).append(min(value, 0.0))
+    out: list[Reply] = []
+    for index, (request, one) in enumerate(zip(requests, encoded, strict=True)):
+        logprobs = tuple(math.fsum(sums[index, c]) for c in range(len(one.tails)))
+        mass = math.fsum(map(math.exp, logprobs))
+        out.append(
+            Reply(id=request.id, logprobs=logprobs, num_tokens=len(one.head), choice_mass=mass)
+        )
+    return out
+
+
+def lora_rank(folder: Path) -> int:
+    """The largest rank that an adapter's configuration names, rounded up to what vLLM takes.
+
+    Raises:
+        ModelError: no LoRA configuration.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if config.get("peft_type") != "LORA":
+            raise ModelError(f"{folder}: vLLM takes LoRA adapters only; use backend hf.")
+        ranks = [int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder}: no readable adapter_config.json of a LoRA.") from error
+    taken = (8, 16, 32, 64, 128, 256, 320, 512)
+    if max(ranks) > taken[-1]:
+        raise ModelError(f"{folder}: rank {max(ranks)}, where vLLM takes {taken[-1]} at most.")
+    return next(rank for rank in taken if rank >= max(ranks))
+
+
+class VllmBackend:
+    """Scores with vLLM on the devices it finds."""
+
+    def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
+        """Load tokenizer and weights, and prove log-probabilities and adapter.
+
+        Raises:
+            ImportError: vLLM is not installed.
+            ModelError: it cannot load the model, or an adapter changes nothing.
+        """
+        self.vllm: Any = __import__("vllm")
+        self.spec = spec
+        self.options = spec.backend_options()
+        path = resolve(spec)
+        self.lora, more = self._adapter()
+        self.tokenizer = tokenizers.load_tokenizer(spec, path)
+        self.encoder = Encoder(self.tokenizer)
+        arguments: dict[str, Any] = {
+            "model": str(path),
+            "tokenizer": spec.tokenizer or (str(path) if path.is_dir() else None),
+            "dtype": spec.dtype,
+            "max_model_len": spec.max_length,
+            "trust_remote_code": spec.trust_remote_code,
+            "enable_prefix_caching": True,
+            **self.options.model_dump(),
+            **more,
+        }
+        try:
+            self.llm = self.vllm.LLM(**arguments)
+        except Exception as error:  # vLLM raises anything here
+            text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+            raise ModelError(f"{spec.path}: vLLM cannot load it ({text}).") from error
+        self.max_length = int(spec.max_length or self.llm.llm_engine.model_config.max_model_len)
+        # newer versions return chosen tokens; older ones the likeliest, and any that is forced
+        known = inspect.signature(self.vllm.SamplingParams).parameters
+        self.by_id = "logprob_token_ids" in known
+        self.about = {"backend": "vllm", "name_or_path": spec.path, **identity(spec, path)}
+        self._prove()
+
+    def _adapter(self) -> tuple[Any, dict[str, Any]]:
+        if not self.spec.adapters:
+            return None, {}
+        if len(self.spec.adapters) > 1 or self.spec.adapters[0].merge:
+            raise ModelError(
+                f"{self.spec.path}: vLLM applies one unmerged adapter; merge them into a "
+                "checkpoint first ('ceval-suite model merge'), or use backend hf."
+            )
+        adapter = self.spec.adapters[0]
+        found = resolve(ModelSpec(path=adapter.path, revision=adapter.revision))
+        folder = found / adapter.subfolder if adapter.subfolder else found
+        from importlib import import_module
+
+        request: Any = import_module("vllm.lora.request").LoRARequest
+        rank = lora_rank(folder)
+        return request("adapter", 1, str(folder)), {"enable_lora": True, "max_lora_rank": rank}
+
+    def _prove(self) -> None:
+        """Forced and returned log-probabilities agree, and the adapter changes them.
+
+        Raises:
+            ModelError: they do not, or it does not.
+        """
+        (ids,) = self.encoder.ids([PROBE], special=True)
+        head = tuple(map(int, ids))
+        top = self._generate([head], [{"logprobs": 5}], self.lora)[0]
+        token = max(top, key=lambda t: top[t])
+        forced = self._answers([Prompt(head, {token: ()})])[0]
+        if abs(forced[token] - top[token]) > CLOSE or sum(map(math.exp, top.values())) > 1.01:
+            raise ModelError(
+                f"{self.spec.path}: vLLM's log-probabilities depend on how they are asked for; "
+                "use another version of vLLM, or backend hf."
+            )
+        if self.lora is not None and top == self._generate([head], [{"logprobs": 5}], None)[0]:
+            raise ModelError(
+                f"{self.spec.adapters[0].path}: the adapter changes nothing in vLLM's answers; "
+                "check that it belongs to this base."
+            )
+
+    def _answers(self, prompts: Sequence[Prompt]) -> list[Mapping[int, float]]:
+        """The log-probability of every wanted token of every prompt.
+
+        Without a way to name tokens, the likeliest are asked for; what is not among them is
+        generated by force, since the generated token's own raw log-probability always comes back.
+        """
+        ids = [prompt.ids for prompt in prompts]
+        if self.by_id:
+            return self._generate(
+                ids, [{"logprob_token_ids": list(p.wanted)} for p in prompts], self.lora
+            )
+        top = {"logprobs": self.options.max_logprobs}
+        found: list[dict[int, float]] = self._generate(ids, [top] * len(ids), self.lora)
+        left = [
+            (k, token)
+            for k, prompt in enumerate(prompts)
+            for token in prompt.wanted
+            if token not in found[k]
+        ]
+        forced = [{"logprobs": 0, "allowed_token_ids": [token]} for _, token in left]
+        again = self._generate([ids[k] for k, _ in left], forced, self.lora)
+        for (k, token), one in zip(left, again, strict=True):
+            if token in one:
+                found[k][token] = one[token]
+        return [*found]
+
+    def _generate(
+        self, ids: Sequence[tuple[int, ...]], wanted: Sequence[dict[str, Any]], lora: Any
+    ) -> list[Any]:
+        """Log-probability by token id of one generated token after each prompt."""
+        if not ids:
+            return []
+        params = [
+            self.vllm.SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **one)
+            for one in wanted
+        ]
+        prompts = [{"prompt_token_ids": list(one)} for one in ids]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
+        return [
+            {int(token): float(one.logprob) for token, one in o.outputs[0].logprobs[0].items()}
+            for o in outputs
+        ]
+
+    def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
+        """Tokens of each text, special tokens included."""
+        return [len(i) for i in self.encoder.contexts(texts, template_tokens=template_tokens)]
+
+    def wrap(self, user: str) -> str:
+        """A user's turn in the chat template, up to the assistant's turn."""
+        return tokenizers.wrap(self.tokenizer, user)
+
+    def audit(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        """For each request: the scored tokens of each continuation, and what they decode to."""
+        return tokenizers.audit(self.tokenizer, self.encoder.encode(requests), requests)
+
+    def describe(self) -> dict[str, Any]:
+        """Weights, adapter, numerics and the way tokens are asked for."""
+        config = self.llm.llm_engine.model_config
+        return {
+            **self.about,
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "max_length": self.max_length,
+            "path": {"attention": "vllm", "tokens": "by id" if self.by_id else "likeliest, forced"},
+            "adapters": [adapter.path for adapter in self.spec.adapters],
+            "versions": {"vllm": str(self.vllm.__version__)},
+        }
+
+    def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Score every request once."""
+        ordered = sorted(requests, key=lambda request: request.context)
+        for start in range(0, len(ordered), CHUNK):
+            chunk = ordered[start : start + CHUNK]
+            encoded = self.encoder.encode(chunk)
+            self.encoder.forget()
+            for request, one in zip(chunk, encoded, strict=True):
+                longest = len(one.head) + max(len(tail) for tail in one.tails)
+                if longest > self.max_length:
+                    raise PromptError(
+                        f"{request.id}: {longest} tokens where the model reads {self.max_length}."
+                    )
+            prompts = plan(encoded)
+            yield from gather(chunk, encoded, prompts, self._answers(prompts))
