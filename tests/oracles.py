@@ -7,7 +7,7 @@ yields `(item_id, prompt)` for every item: subjects in sorted order, rows in fil
 `<task>/<split>/<subject>/<row>`.  No prompt is cut to a token budget, and no text is stripped or
 normalised unless the script named in the docstring does so.
 
-    python3 tests/oracles.py /work/shared/data
+    python3 tests/oracles.py ../shared/data
 """
 
 from __future__ import annotations

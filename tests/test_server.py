@@ -823,7 +823,7 @@ def test_llama_cpp_and_hf_agree_on_a_hundred_real_items(
     items = exam.scored()[:100]
     asked = [exam.renderer(item.subject).render(item).request() for item in items]
     with llama_server(smollm2, tmp_path / "log") as url:
-        plan = ModelSpec(backend="server", path="smollm2", url=url, options={"top_logprobs": 200})
+        plan = ModelSpec(backend="server", path="smollm2", url=url, options={"top_logprobs": 20000})
         backend = open_backend(plan)
         theirs = {reply.id: reply for reply in backend.ask(asked)}
     ours = {r.id: r for r in open_backend(ModelSpec(path=str(smollm2))).ask(asked)}
