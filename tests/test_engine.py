@@ -299,6 +299,18 @@ def test_shared_heads_are_computed_once(opened: Any, requests: list[Request]) ->
     assert backend.describe()["tokens"]["computed"] == 2 * tokens["computed"]
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_under_a_memory_cap_no_weights_are_held_twice(
+    opened: Any, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "packing_pays", lambda _: True)
+    free, capped = opened(), opened(memory="2GB")
+    usual = ask(free, requests)
+    same(ask(capped, requests), usual)
+    assert free.describe()["kernels"]["copied_weights"] > 0
+    assert capped.describe()["kernels"]["copied_weights"] == 0
+
+
 def test_the_plain_path_computes_every_row(opened: Any, requests: list[Request]) -> None:
     backend = opened("mamba")
     ask(backend, requests)

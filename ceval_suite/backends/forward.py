@@ -73,7 +73,9 @@ class Forward:
         if products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
-        self._linears = products.Linears(model, apart=inner)
+        # where memory is capped, nothing is held twice
+        room = products.PACKED if memory is None else 0
+        self._linears = products.Linears(model, apart=inner, room=room)
         attention.register()
         products.keep_memory()
 

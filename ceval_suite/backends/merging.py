@@ -20,6 +20,7 @@ from ceval_suite.backends.sources import (
     TOKENIZER_FILES,
     resolve,
     tokenizer_fingerprint,
+    tokenizer_place,
     weights_fingerprint,
 )
 from ceval_suite.errors import ModelError
@@ -100,11 +101,10 @@ def _write(spec: ModelSpec, loaded: loading.Loaded, folder: Path) -> None:
         # one that contradicts itself cannot be saved: the base's own file is copied below
         loaded.model.generation_config = GenerationConfig()
     loaded.model.save_pretrained(folder, max_shard_size=SHARD)
-    home = adapter_files.tokenizer_home(spec) or base
-    home = Path(spec.tokenizer).expanduser() if spec.tokenizer else home
+    home = tokenizer_place(spec, base)
     if home.is_dir():
         files = [home / name for name in TOKENIZER_FILES] + sorted(home.glob("*.tiktoken"))
-    else:  # in a GGUF file or on the hub
+    else:  # in a GGUF file
         files = []
         loaded.tokenizer.save_pretrained(folder)
     files += [generation] + (sorted(base.glob("*.py")) if spec.trust_remote_code else [])
@@ -116,7 +116,7 @@ def _write(spec: ModelSpec, loaded: loading.Loaded, folder: Path) -> None:
 def _compare(spec: ModelSpec, folder: Path, probe: Probe) -> float:
     """How far the checkpoint's log-probabilities are from those with the adapters attached."""
     plain = spec.model_copy(update={"path": str(folder), "adapters": [], "tokenizer": None})
-    plain = plain.model_copy(update={"revision": None, "sha256": None})
+    plain = plain.model_copy(update={"revision": None, "sha256": None, "grow_embeddings": False})
     with torch.no_grad():
         away = apart(logits(loading.load(plain).model, probe.ids), probe.logits)
     if not away <= probe.tolerance:

@@ -115,7 +115,9 @@ def summary(base: Side, others: Sequence[Side]) -> Table:
 
 def _row(base: Side, side: Side) -> tuple[Cell, ...]:
     found = effect(base.records, side.records)
-    accuracy = table.missing("no labels") if found.accuracy is None else _estimate(found.accuracy)
+    accuracy = (
+        table.missing("no labels") if found.accuracy is None else table.estimate(found.accuracy)
+    )
     cells = [
         table.text(side.name),
         table.text(side.how),
@@ -140,10 +142,6 @@ def _row(base: Side, side: Side) -> tuple[Cell, ...]:
         table.number(found.won),
         Cell(text=f"{divergence.value:.2g} ±{half:.1g}", value=divergence.value),
     )
-
-
-def _estimate(found: Estimate) -> Cell:
-    return table.estimate(found)
 
 
 def _percent(share: float) -> Cell:
