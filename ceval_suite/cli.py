@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -66,6 +66,24 @@ def _exact(tokenizer: Any, folder: Path) -> Any:
     return _sentencepiece().from_pretrained(folder)
 
 
+def of_sentencepiece(file: Path) -> Any:
+    """The tokenizer of a single SentencePiece file, as LLaMA's class would use it.
+
+    Raises:
+        ModelError: the file is none of SentencePiece's.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(str(file))
+    except (RuntimeError, OSError) as error:
+        raise ModelError(
+            f"{file}: neither SentencePiece's nor tiktoken's format; give a checkpoint directory, "
+            "tokenizer.json, a SentencePiece .model, a .tiktoken file or a .gguf file."
+        ) from error
+    return _sentencepiece()(vocab_file=str(file))
+
+
 def _sentencepiece() -> Any:
     from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
