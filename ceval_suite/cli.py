@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ceval_suite.cli_data import app as data_app
+from ceval_suite.cli_data import ensure
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
@@ -31,7 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -125,64 +126,6 @@ def doctor(data: Data = None, as_json: Json = False) -> None:
     _print(listing.doctor(data), as_json)
 
 
-@data_app.command("fetch")
-def data_fetch(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
-) -> None:
-    """Download benchmark files into the cache; an interrupted download continues."""
-    from ceval_suite import catalog, fetch
-    from ceval_suite.progress import Bytes
-
-    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
-    failed: list[str] = []
-    for name in names:
-        task = catalog.load_task(name)
-        if task.source.bundled:
-            say(f"{name} ships with ceval-suite; nothing to fetch")
-            continue
-        try:
-            with Bytes() as progress:
-                folder = fetch.fetch(task, progress.update)
-            typer.echo(f"{name}: {folder}")
-        except UserError as error:
-            failed.append(str(error))
-    if failed:
-        raise UserError("\n".join(failed))
-
-
-def _ensure_data(names: list[str], data: Path | None) -> None:
-    """Fetch what is found nowhere; a folder given by hand is taken as it is."""
-    from ceval_suite import catalog, fetch
-    from ceval_suite.progress import Bytes
-
-    with Bytes() as progress:
-        for name in names:
-            fetch.ensure(catalog.load_task(name), data, say, progress.update)
-
-
-def _bundled(name: str) -> bool:
-    from ceval_suite import catalog
-
-    return catalog.load_task(name).source.bundled
-
-
-@data_app.command("verify")
-def data_verify(
-    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Count what is there against what was published; exit 1 when something differs."""
-    from ceval_suite import catalog
-    from ceval_suite.report import listing
-
-    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
-    found, wrong = listing.verify(names, data)
-    _print(found, as_json)
-    if wrong:
-        raise UserError("\n".join(wrong))
-
-
 @app.command()
 def preview(
     task: str,
@@ -205,7 +148,7 @@ def preview(
     if chat and model is None:
         raise ConfigError("--chat needs --model: the chat template is the model's own.")
     subjects = [subject] if subject else None
-    _ensure_data([task], data)
+    ensure([task], data)
     prepared = prepare(task, Selection(protocol, shots, split, subjects, None, data, chat))
     if format == "jsonl":
         for line in verb.lines(prepared):
@@ -249,7 +192,7 @@ def run(
     chosen = sweep.selections(base, _names(protocol), _names(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
-    _ensure_data(_names(tasks), data)
+    ensure(_names(tasks), data)
     folders = sweep.run(specs, _names(tasks), chosen, out, say, verify)
     _results(folders, as_json)
 

@@ -58,7 +58,7 @@ report.board report.listing report.entry report.quantisation
 preview progress
 sweep
 quantised
-cli_model cli_tokenizer
+cli_data cli_model cli_tokenizer
 cli
 __main__
 """
@@ -66,7 +66,7 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_model", "cli_tokenizer")
+MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

@@ -1,0 +1,76 @@
+"""`ceval-suite data …`: verbs on benchmark files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ceval_suite.errors import UserError
+
+app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def ensure(names: list[str], data: Path | None) -> None:
+    """Fetch what is found nowhere; a folder given by hand is taken as it is."""
+    from ceval_suite import catalog, fetch
+    from ceval_suite.progress import Bytes
+
+    with Bytes() as progress:
+        for name in names:
+            fetch.ensure(catalog.load_task(name), data, _say, progress.update)
+
+
+def _bundled(name: str) -> bool:
+    from ceval_suite import catalog
+
+    return catalog.load_task(name).source.bundled
+
+
+@app.command("fetch")
+def data_fetch(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
+) -> None:
+    """Download benchmark files into the cache; an interrupted download continues."""
+    from ceval_suite import catalog, fetch
+    from ceval_suite.progress import Bytes
+
+    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    failed: list[str] = []
+    for name in names:
+        task = catalog.load_task(name)
+        if task.source.bundled:
+            _say(f"{name} ships with ceval-suite; nothing to fetch")
+            continue
+        try:
+            with Bytes() as progress:
+                folder = fetch.fetch(task, progress.update)
+            typer.echo(f"{name}: {folder}")
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+@app.command("verify")
+def data_verify(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the benchmark files.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Count what is there against what was published; exit 1 when something differs."""
+    from ceval_suite import catalog
+    from ceval_suite.report import listing, table
+
+    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    found, wrong = listing.verify(names, data)
+    typer.echo(table.to_json(found)) if as_json else table.show(found)
+    if wrong:
+        raise UserError("\n".join(wrong))
