@@ -29,7 +29,8 @@ answer records
 stats
 metrics
 prepare
-backends.base backends.batching backends.products backends.placement
+backends.base backends.batching backends.products backends.ranks
+backends.placement
 backends.tiles
 backends.layout
 backends.native
@@ -59,13 +60,14 @@ sweep
 quantised
 cli_model
 cli
+launch
 __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_model")
+MOUTHS = ("cli", "cli_model", "launch")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from ceval_suite.backends import checkpoint
+from ceval_suite.backends import checkpoint, placement
 from ceval_suite.backends.tokenizers import load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -195,7 +195,7 @@ def _matrices(model: Any) -> list[torch.Tensor]:
 
 def _never_trained(model: Any, tokens: Mapping[int, Token]) -> dict[str, Any]:
     """Rows beyond the tokenizer, and rows of tokens that are zero or equal one another."""
-    weight = model.get_input_embeddings().weight
+    weight = placement.whole(model.get_input_embeddings().weight)
     about: dict[str, Any] = {"beyond_tokenizer": len(weight) - max(tokens, default=-1) - 1}
     if not weight.is_floating_point() or weight.is_meta:
         return about

@@ -66,6 +66,8 @@ def load(spec: ModelSpec) -> Loaded:
     try:
         # a GGUF file stores quantised blocks: it has no dtype of its own to read
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
+        if spec.tp_plan is not None and config is not None:
+            placement.check_heads(spec, config)
         dtype = _dtype(spec, config, device)
         loaded, found, how = _read(spec, where, source, config, dtype)
     except ModelError:
@@ -74,6 +76,8 @@ def load(spec: ModelSpec) -> Loaded:
         raise unreadable(spec, "the checkpoint", error) from error
     _check_complete(spec, found)
     base: Any = (loaded if how else loaded.to(device)).eval()
+    if spec.tp_plan is not None:
+        placement.settle(spec, base)
     about = {
         "name_or_path": spec.path,
         "revision": spec.revision,
