@@ -29,7 +29,8 @@ answer records
 stats
 metrics
 prepare
-backends.base backends.batching backends.products backends.ranks
+backends.base backends.batching backends.products
+backends.ranks
 backends.placement
 backends.tiles
 backends.layout

@@ -482,11 +482,63 @@ def test_quantisation_decides_whether_records_are_reused(tiny_model: Path) -> No
     assert found[0] != found[1] != found[2] != found[0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPTQ, AWQ and FP8 need a GPU")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_packed_numbers_are_those_that_were_packed(method: str) -> None:
+    from packing import AWQ_ORDER, GROUP, layer
+
+    torch.manual_seed(5)
+    weight = torch.randn(16, 64) / 10
+    stored, dense = layer(method, weight)
+    assert (dense - weight).abs().max() < weight.abs().max() / 7
+    # taken apart bit by bit, as the kernels read them
+    bits = [stored["qweight"] >> (4 * i) & 15 for i in range(8)]
+    zeros = [stored["qzeros"] >> (4 * i) & 15 for i in range(8)]
+    for k, n in ((0, 0), (3, 5), (17, 9), (63, 15)):
+        if method == "gptq":
+            number, zero = bits[k % 8][k // 8, n], zeros[n % 8][k // GROUP, n // 8] + 1
+        else:
+            place = AWQ_ORDER.index(n % 8)
+            number, zero = bits[place][k, n // 8], zeros[place][k // GROUP, n // 8]
+        scale = stored["scales"][k // GROUP, n].float()
+        assert float((number - zero) * scale) == pytest.approx(float(dense[n, k]), abs=1e-6)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="GPTQ, AWQ and FP8 need a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_on_a_gpu_a_packed_checkpoint_scores_as_the_weights_it_stands_for(
+    method: str, tiny_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    have("gptqmodel", "optimum")
+    from packing import GROUP, checkpoints
+
+    # widths that every kernel takes
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    source = tiny_llama(f"wide-{method}", seed=3, initializer_range=0.05, **shape)
+    packed, dense = tmp_path / "packed", tmp_path / "dense"
+    checkpoints(method, source, packed, dense)
+    found, about = scores(ModelSpec(path=str(packed), dtype="float16", device="cuda"))
+    expected, _ = scores(ModelSpec(path=str(dense), dtype="float32", device="cuda"))
+    unquantised, _ = scores(ModelSpec(path=str(source), dtype="float32", device="cuda"))
+    assert furthest(found, expected) < 0.05 < furthest(unquantised, expected)
+    assert about["quantisation"]["modules"] == 14
+    assert about["quantisation"]["method"] == method
+    assert (about["quantisation"]["bits"], about["quantisation"]["group_size"]) == (4, GROUP)
+
+
+@needs_gpu
 @pytest.mark.parametrize("quant", [Quant(method="fp8"), Quant(method="bitsandbytes", bits=4)])
 def test_on_a_gpu_quantised_models_score_near_the_unquantised(
     tiny_model: Path, quant: Quant
 ) -> None:
+    if quant.method == "bitsandbytes":
+        have("bitsandbytes")
+    elif torch.cuda.get_device_capability() < quantise.FP8_CAPABILITY:
+        with pytest.raises(ModelError, match="compute capability"):
+            scores(ModelSpec(path=str(tiny_model), quant=quant, device="cuda"))
+        return
     found, about = scores(ModelSpec(path=str(tiny_model), quant=quant, device="cuda"))
     plain, _ = scores(ModelSpec(path=str(tiny_model), device="cuda"))
     assert about["quantisation"]["modules"] == 14

@@ -150,8 +150,13 @@ class Forward:
             result = self._try(some, store, waiting is not None and waiting.post is not None)
             if result is None:
                 size = len(some.tokens)
-                if size <= SMALLEST or self._in_step:
+                if size <= SMALLEST:
                     raise _no_memory(size)
+                if self._in_step:
+                    raise ModelError(
+                        f"out of memory on {size} tokens at once; give --memory, or start more "
+                        "processes."
+                    )
                 if some.last - first == 1:
                     nodes = halve(nodes, first)
                 torch.cuda.empty_cache()

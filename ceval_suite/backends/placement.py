@@ -58,7 +58,7 @@ def _parallel(spec: ModelSpec) -> dict[str, Any]:
     if device(spec) != kind:
         raise ModelError(
             f"{spec.path}: device {device(spec)}, where tp_plan takes the {kind} devices of this "
-            f"machine; drop device, or hide them (CUDA_VISIBLE_DEVICES= for device: cpu)."
+            "machine; drop device, or hide them (CUDA_VISIBLE_DEVICES= for device: cpu)."
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if kind == "cuda" and torch.cuda.device_count() < here:
@@ -67,10 +67,10 @@ def _parallel(spec: ModelSpec) -> dict[str, Any]:
             "--nproc-per-node as many as there are."
         )
     try:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         return {"distributed_config": DistributedConfig(tp_plan=spec.tp_plan)}
-    except (ImportError, TypeError):  # transformers before 5.10 or so
+    except (ImportError, TypeError):  # an older transformers
         return {"tp_plan": spec.tp_plan}
 
 
@@ -83,12 +83,12 @@ def check_heads(spec: ModelSpec, config: Any) -> None:
     config = getattr(config, "text_config", None) or config
     plan: dict[str, str] = getattr(config, "base_model_tp_plan", None) or {}
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if any(key.endswith("k_proj") and way == "colwise" for key, way in plan.items()):
-        if heads % ranks.count():
-            raise ModelError(
-                f"{spec.path}: {heads} heads of keys and values are not to be shared by "
-                f"{ranks.count()} processes; start a number that divides them."
-            )
+    shared = any(key.endswith("k_proj") and way == "colwise" for key, way in plan.items())
+    if shared and heads % ranks.count():
+        raise ModelError(
+            f"{spec.path}: {heads} heads of keys and values cannot be shared evenly by "
+            f"{ranks.count()} processes; start a number that divides them."
+        )
 
 
 def settle(spec: ModelSpec, model: Any) -> None:
@@ -109,7 +109,12 @@ def settle(spec: ModelSpec, model: Any) -> None:
         return
     rows, width = head.weight.shape
     made = torch.nn.Linear(width, rows, bias=head.bias is not None, device="meta")
-    made.weight = torch.nn.Parameter(whole(head.weight), requires_grad=False)
+    weight = whole(head.weight)
+    if head.weight is model.get_input_embeddings().weight:
+        del made.weight  # a copy of rows that are counted already
+        made.register_buffer("weight", weight, persistent=False)
+    else:
+        made.weight = torch.nn.Parameter(weight, requires_grad=False)
     if head.bias is not None:
         made.bias = torch.nn.Parameter(whole(head.bias), requires_grad=False)
     model.set_output_embeddings(made)

@@ -24,7 +24,7 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for another, which may be fetching a large checkpoint meanwhile."""
 
 GRACE = 2.0
-"""Seconds for which the first process may still stumble over the same trouble, and say so itself."""
+"""Seconds in which the first process may stumble over the same trouble, and say so itself."""
 
 LOOK = 0.2
 """Seconds between two looks for another process's trouble."""
@@ -149,4 +149,5 @@ def _store() -> Any:
     import torch.distributed as dist
 
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=60))
+    library: Any = dist  # whose stubs lack the store
+    return library.TCPStore(*place, is_master=False, timeout=timedelta(seconds=60))
