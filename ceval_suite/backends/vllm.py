@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def plan(encoded: Sequence[Encoded]) -> list[Prompt]:
         Prompt(ids, {token: tuple(slots) for token, slots in wanted.items()})
         for ids, wanted in sorted(found.items())
     ]
+
+
+def portions(prompts: Sequence[Prompt], size: int) -> list[tuple[int, list[int]]]:
+    """Wanted tokens in requests of at most `size`: which prompt, and what is wanted after it."""
+    out: list[tuple[int, list[int]]] = []
+    for index, prompt in enumerate(prompts):
+        every = list(prompt.wanted)
+        out += [(index, every[at : at + size]) for at in range(0, len(every), size)]
+    return out
 
 
 def gather(
@@ -211,7 +220,7 @@ class VllmBackend:
         found: list[dict[int, float]]
         if self.by_id:
             size = min(NAMED, self.options.max_logprobs)
-            parts = [(k, some) for k, p in enumerate(prompts) for some in _parts(p.wanted, size)]
+            parts = portions(prompts, size)
             asked = [_named(some) for _, some in parts]
             found = [{} for _ in prompts]
             answers = self._generate([ids[k] for k, _ in parts], asked, self.lora)
@@ -299,8 +308,3 @@ def _named(tokens: Sequence[int]) -> dict[str, Any]:
 def _forced(token: int) -> dict[str, Any]:
     """Sampling parameters that leave only this token to generate."""
     return {"logprobs": 0, "allowed_token_ids": [token]}
-
-
-def _parts(tokens: Iterable[int], size: int) -> list[list[int]]:
-    every = list(tokens)
-    return [every[first : first + size] for first in range(0, len(every), size)]
