@@ -88,6 +88,8 @@ def options(spec: ModelSpec, config: Any, device: str, dtype: Any) -> dict[str, 
         return {"device_map": {"": device}} | _dequantised(config, already)
     assert spec.quant is not None
     _check_needs(spec, spec.quant.method, device)
+    if spec.quant.method == "quanto" and spec.quant.bits < 8:
+        quantisers.check_unpacking(spec, device)
     made = _config(spec.quant, dtype)
     return {"device_map": {"": device}} | ({"quantization_config": made} if made else {})
 
@@ -179,6 +181,7 @@ def settle(
     if quant is not None:
         if quant.method in ("hqq", "torchao") and _config(quant, None) is None:
             quantisers.apply(spec, model, quant)
+        quantisers.check_head(spec, model, quant)
         head = model.get_output_embeddings()
         if head is not None and "lm_head" in quant.skip and quantised(head):
             raise ModelError(
