@@ -230,6 +230,8 @@ def _exact(model: Any, dtype: Any) -> None:
         weight: Any = getattr(module, "weight", None)
         if type(weight).__module__.startswith("torchao.") and weight.dtype != dtype:
             module.weight = torch.nn.Parameter(weight.to(dtype=dtype), requires_grad=False)
+        if type(weight).__name__ == "WeightQBitsTensor":  # quanto's fewer than 8 bits
+            module.forward = quantisers.outside_inference(module.forward)
         # on CPUs with AVX-512 bitsandbytes computes 4-bit layers in bfloat16, whatever was asked
         exact = getattr(module, "compute_dtype", None) == torch.float32
         if exact and getattr(module, "support_avx512bf16_for_cpu", False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
 
@@ -82,6 +82,16 @@ def check_unpacking(spec: ModelSpec, device: str) -> None:
             f"{spec.path}: quanto compiles what unpacks fewer than 8 bits, and failed ({reason}); "
             "install a C++ compiler and ninja, or use method: hqq or torchao."
         ) from error
+
+
+def outside_inference(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A layer's forward pass for tensors that torch cannot detach in its inference mode."""
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return forward(x)
+
+    return run
 
 
 def layers(model: Any, quant: Quant) -> Iterator[tuple[str, torch.nn.Linear]]:
