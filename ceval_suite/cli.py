@@ -149,13 +149,9 @@ def data_fetch(
 
 
 def _ensure_data(names: list[str], data: Path | None) -> None:
-    """Fetch what is found nowhere; a folder given by hand is taken as it is."""
-    from ceval_suite import catalog, fetch
-    from ceval_suite.progress import Bytes
+    from ceval_suite import sweep
 
-    with Bytes() as progress:
-        for name in names:
-            fetch.ensure(catalog.load_task(name), data, say, progress.update)
+    sweep.ensure_data(names, data, say)
 
 
 def _bundled(name: str) -> bool:

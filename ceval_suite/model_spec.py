@@ -31,8 +31,11 @@ FORMATS: dict[tuple[str, int], tuple[str, ...]] = {
     ("torchao", 4): ("int4",),
     ("quanto", 8): ("int8", "float8"),
     ("quanto", 4): ("int4",),
+    ("quanto", 2): ("int2",),
     ("hqq", 8): ("int8",),
     ("hqq", 4): ("int4",),
+    ("hqq", 3): ("int3",),
+    ("hqq", 2): ("int2",),
     ("fp8", 8): ("float8",),
 }
 """Number formats that a method has for a number of bits; the first is its own choice."""
@@ -48,7 +51,7 @@ class Quant(Strict):
     """
 
     method: Literal["bitsandbytes", "torchao", "quanto", "hqq", "fp8"]
-    bits: Literal[4, 8] = 8
+    bits: Literal[2, 3, 4, 8] = 8
     type: str | None = None
     granularity: Literal["tensor", "channel", "group"] = "channel"
     group_size: int | None = Field(default=None, gt=0)

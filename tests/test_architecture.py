@@ -41,11 +41,11 @@ backends.adapter_files
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise
-backends.growing backends.adapter_stack
+backends.growing backends.adapter_stack backends.weights
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
-backends.loading backends.forward backends.weights
+backends.loading backends.forward
 backends.merging backends.anatomy backends.requantise
 backends.seq2seq backends.validity
 backends.hf backends.proof

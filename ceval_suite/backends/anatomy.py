@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ceval_suite.backends import checkpoint, growing, hub, sources
+from ceval_suite.backends import checkpoint, growing, hub, quantise, sources
 from ceval_suite.backends.adapter_files import WEIGHTS
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.backends.gguf_header import check_gguf
@@ -124,7 +124,10 @@ def _weights(path: Path, config: Mapping[str, Any], tensors: dict[str, Stored]) 
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.parameters
-    about |= {"tensors": len(tensors), "parameters": sum(dtypes.values()), "dtypes": dtypes}
+    how = config.get("quantization_config") or config.get("compression_config")
+    bits = quantise.described(how)["bits"] if isinstance(how, Mapping) else None
+    count = checkpoint.parameters(tensors, bits)
+    about |= {"tensors": len(tensors), "parameters": count, "dtypes": dtypes}
     embedding, head = checkpoint.embedding(tensors), checkpoint.head(tensors)
     if embedding is not None:
         about["embedding"] = list(embedding.shape)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ceval_suite.backends import checkpoint, growing, placement, quantise
+from ceval_suite.backends import checkpoint, growing, placement, quantise, weights
 from ceval_suite.backends.adapter_files import CONFIG, expand
 from ceval_suite.backends.adapters import Attached, attach
 from ceval_suite.backends.gguf_header import check_gguf
@@ -102,7 +102,7 @@ def _finish(
     model: Any = attached.model
     about |= grown or growing.fit(spec, path, model, tokenizer)
     about |= placement.described(model)
-    about["parameters"] = sum(p.numel() for p in model.parameters())
+    about |= {"parameters": weights.parameters(model), "bytes": weights.model_size(model)}
     about["embedding_rows"] = int(model.get_input_embeddings().weight.shape[0])
     about["adapters_applied"] = attached.about
     longest = max_length(model.config, tokenizer) - attached.virtual_tokens

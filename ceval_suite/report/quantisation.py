@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -178,21 +179,32 @@ def layers(sides: Sequence[Side]) -> Table:
     )
 
 
-def plot(sides: Sequence[Side], path: Path) -> None:
-    """The layers' SNR, one line a model, as an SVG.
+def require_plot() -> None:
+    """Find out before anything is computed whether `plot` can draw.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        import_module("matplotlib.figure")
     except ImportError as error:
         raise ConfigError(
             "--plot needs matplotlib, which is not installed; run pip install 'ceval-suite[plot]'."
         ) from error
+
+
+def plot(sides: Sequence[Side], path: Path) -> None:
+    """The layers' SNR, one line a model with quantised layers, as an SVG.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    require_plot()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    for side in sides:
+    for side in (side for side in sides if side.layers):
         heights = [layer.snr for layer in side.layers]
         axes.plot(range(len(heights)), heights, marker=".", linewidth=0.8, label=side.name)
     axes.set_xlabel("quantised layer, from the first to the last")
