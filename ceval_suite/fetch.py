@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from ceval_suite.errors import DataError
 from ceval_suite.files import cache_dir, find_files
+from ceval_suite.secrecy import clean
 from ceval_suite.specs import Download, Task
 
 TIMEOUT = httpx.Timeout(60, connect=10)
@@ -121,6 +122,8 @@ def get(
                 _save(reply, part, have, target.name, progress)
     except httpx.HTTPStatusError as error:
         raise DataError(f"{url}: the server answered {error.response.status_code}") from error
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise DataError(unusable_proxy(error)) from None
     except (httpx.HTTPError, OSError) as error:
         raise DataError(
             f"{url}: {type(error).__name__} {error} (what came is kept and continued next time)"
@@ -130,6 +133,14 @@ def get(
         part.unlink()
         raise DataError(f"{url}: SHA-256 {found[:16]}… is not the pinned {sha256[:16]}…")
     os.replace(part, target)
+
+
+def unusable_proxy(error: Exception) -> str:
+    """What to say where an address cannot be spoken to at all: of the proxy, mostly."""
+    return (
+        f"the URL or the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names cannot be used "
+        f"({' '.join(clean(str(error)).split()).rstrip('.')}); write it as http://host:port."
+    )
 
 
 def _save(reply: httpx.Response, part: Path, have: int, name: str, progress: Progress) -> None:

@@ -18,6 +18,7 @@ MODULES = {
 # a module imports only from groups above its own line, or what its own line names to the left
 ORDER = """
 __init__
+secrecy
 schema errors
 specs
 model_spec
