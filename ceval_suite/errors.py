@@ -15,15 +15,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from ceval_suite.secrecy import clean
-
 
 class UserError(Exception):
     """Something the user can put right; shown without a traceback."""
-
-    def __str__(self) -> str:
-        """The sentence, without the credentials that a URL or a library's message may hold."""
-        return clean(super().__str__())
 
 
 class ConfigError(UserError):

@@ -18,8 +18,7 @@ MODULES = {
 # a module imports only from groups above its own line, or what its own line names to the left
 ORDER = """
 __init__
-secrecy
-schema errors
+schema errors secrecy
 specs
 model_spec
 catalog

@@ -77,7 +77,6 @@ def test_a_text_keeps_its_urls_and_loses_what_opens_them() -> None:
     expected = "see http://h:8/v1?n=1&api_key=***#top, https://h/x?X-Amz-Signature=*** and a@b.cn"
     assert secrecy.clean(text) == expected
     assert secrecy.clean(expected) == expected
-    assert str(ModelError(f"{text}.")) == f"{expected}."
     nested = {"headers": {"X": "1", "n": [2]}, "url": "http://me:pw@h/", "on_key": True}
     hidden = {"headers": {"X": "***", "n": ["***"]}, "url": "http://h/", "on_key": True}
     assert secrecy.shown(nested) == hidden

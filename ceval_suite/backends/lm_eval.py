@@ -89,8 +89,8 @@ class LmEvalBackend:
             self.lm: Any = found(**arguments)
         except Exception as error:  # such classes raise anything here
             raise ModelError(
-                f"{spec.path}: lm-eval's '{self.options.lm}' cannot load it ({self._said(error)}); "
-                "check path and options.arguments in models.yaml."
+                f"{clean(spec.path)}: lm-eval's '{self.options.lm}' cannot load it "
+                f"({self._said(error)}); check path and options.arguments in models.yaml."
             ) from error
         self._tokenizes = callable(getattr(self.lm, "tok_encode", None)) and (
             getattr(self.lm, "tokenizer", None) is not None
@@ -269,5 +269,7 @@ def _arguments(found: Any, spec: ModelSpec, path: Path | None) -> dict[str, Any]
         if key in takes:
             out[key] = value
         elif key != "batch_size":
-            raise ModelError(f"{spec.path}: lm-eval's '{options.lm}' takes no {key}; drop the key.")
+            raise ModelError(
+                f"{clean(spec.path)}: lm-eval's '{options.lm}' takes no {key}; drop the key."
+            )
     return out | options.arguments

