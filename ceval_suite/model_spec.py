@@ -149,8 +149,9 @@ class ModelSpec(Strict):
     """One entry of models.yaml, or a path given on the command line.
 
     `options` belong to the backend: ServerOptions, VllmOptions or LmEvalOptions say which there
-    are. `device_map` and `tp_plan` spread a model over several devices (accelerate's and
-    transformers' own words).
+    are. `code_revision` is the commit of the repository that a checkpoint takes its code from,
+    where that is not its own (needs `trust_remote_code`). `device_map` and `tp_plan` spread a model
+    over several devices (accelerate's and transformers' own words).
     """
 
     backend: Literal["hf", "server", "vllm", "lm_eval"] = "hf"
@@ -170,6 +171,7 @@ class ModelSpec(Strict):
     memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B?$")
     engine: Literal["auto", "plain"] = "auto"
     trust_remote_code: bool = False
+    code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     allow_pickle: bool = False
     url: Url | None = None
     options: Annotated[dict[str, Any], PlainSerializer(shown)] = Field(default_factory=dict)
@@ -179,6 +181,8 @@ class ModelSpec(Strict):
     def _belongs(self) -> ModelSpec:
         if (self.backend == "server") != (self.url is not None):
             raise ValueError("backend: server and url go together")
+        if self.code_revision and not self.trust_remote_code:
+            raise ValueError("code_revision pins code that only trust_remote_code: true lets run")
         if self.options and self.backend not in OPTIONS:
             raise ValueError(f"backend {self.backend} takes no options")
         if self.backend in OPTIONS:

@@ -35,7 +35,7 @@ backends.layout
 backends.native
 backends.tokens backends.attention backends.head
 backends.hub backends.gguf_header backends.transport backends.wire
-backends.adapter_files
+backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ceval_suite.backends import checkpoint, growing, hub, sources
+from ceval_suite.backends import checkpoint, growing, hub, own_code, sources
 from ceval_suite.backends.adapter_files import WEIGHTS
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.backends.gguf_header import check_gguf
@@ -64,7 +64,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
             about["quantization"] = config[key]
     if spec.adapters:
         about["adapters"] = [_adapter(adapter) for adapter in spec.adapters]
-    return about | {"fingerprints": _fingerprints(spec, path)} | {"warnings": warnings}
+    return about | {"fingerprints": _fingerprints(spec, path, warnings)} | {"warnings": warnings}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _readable(spec: ModelSpec, path: Path) -> Any:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+            return AutoConfig.from_pretrained(path, **own_code.options(spec))
         except Exception:  # transformers raises anything here  # noqa: S110
             pass
     config = _config(path)
@@ -269,10 +269,14 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
     return {"path": adapter.path, "local": True} | {k: config[k] for k in known if config.get(k)}
 
 
-def _fingerprints(spec: ModelSpec, path: Path) -> dict[str, Any]:
+def _fingerprints(spec: ModelSpec, path: Path, warnings: list[str]) -> dict[str, Any]:
     tokenizer = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
     if not tokenizer.exists():
         tokenizer = hub.cached(str(spec.tokenizer), spec.tokenizer_revision) or path
     local = spec.model_copy(update={"tokenizer": str(tokenizer)}) if spec.tokenizer else spec
-    found = sources.identity(_with_adapters_here(local), path)
+    try:
+        found = sources.identity(_with_adapters_here(local), path)
+    except ModelError as error:  # code that nothing pins
+        warnings.append(str(error))
+        return {}
     return {k: v for k, v in found.items() if k.endswith("_sha256") or k == "adapters"}

@@ -262,6 +262,7 @@ def _arguments(found: Any, spec: ModelSpec, path: Path | None) -> dict[str, Any]
         "tokenizer": spec.tokenizer,
         "revision": spec.revision if path is None else None,
         "trust_remote_code": spec.trust_remote_code or None,
+        "code_revision": spec.code_revision,
     }
     for key, value in given.items():
         if value is None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ceval_suite import __version__
-from ceval_suite.backends import quantise, quantisers, weights
+from ceval_suite.backends import own_code, quantise, quantisers, weights
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.loading import load
 from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve
@@ -89,7 +89,7 @@ def _stored(spec: ModelSpec) -> str:
     path = resolve(spec)
     if spec.dtype != "auto" or path.is_file():
         return spec.dtype if spec.dtype != "auto" else "float32"
-    config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+    config = AutoConfig.from_pretrained(path, **own_code.options(spec))
     return str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
 
 
