@@ -18,7 +18,7 @@ MODULES = {
 # a module imports only from groups above its own line, or what its own line names to the left
 ORDER = """
 __init__
-schema errors
+schema errors secrecy
 specs
 model_spec
 catalog
@@ -37,7 +37,7 @@ backends.layout
 backends.native
 backends.tokens backends.attention backends.head
 backends.hub backends.gguf_header backends.transport backends.wire
-backends.adapter_files
+backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise

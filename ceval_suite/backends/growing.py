@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 
 from ceval_suite.backends import checkpoint, placement
+from ceval_suite.backends.adapter_files import tokenizer_home
 from ceval_suite.backends.tokenizers import load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -63,8 +64,8 @@ def first_difference(old: Mapping[int, Token], new: Mapping[int, Token]) -> int 
 
 
 def base_tokenizer(spec: ModelSpec, path: Path) -> Any:
-    """The tokenizer beside the weights of a spec that names another one; None without any there."""
-    if spec.tokenizer is None:
+    """The tokenizer beside the weights of a spec that uses another one; None without any there."""
+    if spec.tokenizer is None and tokenizer_home(spec) is None:
         return None
     own = spec.model_copy(update={"tokenizer": None, "tokenizer_revision": None, "adapters": []})
     try:

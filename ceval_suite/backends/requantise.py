@@ -16,7 +16,13 @@ from typing import Any
 import torch
 
 from ceval_suite import __version__
-from ceval_suite.backends import adapter_files, checkpoint, quantise, quantisers, weights
+from ceval_suite.backends import (
+    adapter_files,
+    checkpoint,
+    quantise,
+    quantisers,
+    weights,
+)
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.loading import load
 from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve, tokenizer_place

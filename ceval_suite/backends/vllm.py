@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceval_suite.backends import tokenizers
+from ceval_suite.backends import own_code, tokenizers
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.tokens import Encoded, Encoder
@@ -145,7 +145,7 @@ class VllmBackend:
             "tokenizer": spec.tokenizer or (str(path) if path.is_dir() else None),
             "dtype": spec.dtype,
             "max_model_len": spec.max_length,
-            "trust_remote_code": spec.trust_remote_code,
+            **own_code.options(spec),
             "enable_prefix_caching": True,
             **self.options.model_dump(),
             **more,

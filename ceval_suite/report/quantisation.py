@@ -61,7 +61,7 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     """The effect on answers, joined by item.
 
     Raises:
-        RunError: different items, or items whose choices differ.
+        RunError: different items, items whose choices differ, or labels that a server left out.
     """
     by_id = {record.id: record for record in base}
     pairs = [(by_id[record.id], record) for record in other if record.id in by_id]
@@ -70,6 +70,11 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     for one, two in pairs:
         if one.logprobs.keys() != two.logprobs.keys() or one.prompt_sha256 != two.prompt_sha256:
             raise RunError(f"item {one.id} was put in two ways; compare runs of one protocol.")
+        if one.bounded or two.bounded or not one.logprobs:
+            raise RunError(
+                f"item {one.id}: a server left labels out, and without their log-probabilities "
+                "there is no distribution to compare; allow it more top_logprobs."
+            )
     labelled = [(one, two) for one, two in pairs if two.correct is not None]
     return Effect(
         n=len(pairs),
