@@ -1,5 +1,5 @@
 """`python -m ceval_suite`."""
 
-from ceval_suite.cli import main
+from ceval_suite.launch import main
 
 main()

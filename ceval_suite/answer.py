@@ -44,4 +44,5 @@ def record(prompt: Prompt, reply: Reply, match: str) -> Record:
         shots=prompt.shots,
         prompt_tokens=reply.num_tokens,
         prompt_sha256=prompt.sha256,
+        bounded=[item.labels[i] for i in order if i in reply.bounded],
     )

@@ -18,12 +18,9 @@ def _say(line: str) -> None:
 
 def ensure(names: list[str], data: Path | None) -> None:
     """Fetch what is found nowhere; a folder given by hand is taken as it is."""
-    from ceval_suite import catalog, fetch
-    from ceval_suite.progress import Bytes
+    from ceval_suite import sweep
 
-    with Bytes() as progress:
-        for name in names:
-            fetch.ensure(catalog.load_task(name), data, _say, progress.update)
+    sweep.ensure_data(names, data, _say)
 
 
 def _bundled(name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ceval_suite.errors import ModelError, UserError
+from ceval_suite.errors import ConfigError, ModelError, UserError
 
 app = typer.Typer(help="Fetch, merge or quantize checkpoints.", no_args_is_help=True)
 
@@ -142,7 +142,7 @@ def compare_quantised(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
     """Score a model and quantised ones on the same items: bytes, weight errors, flips and KL."""
-    from ceval_suite import quantised
+    from ceval_suite import quantised, sweep
     from ceval_suite.prepare import Selection
     from ceval_suite.report import quantisation as report
     from ceval_suite.report import table
@@ -150,14 +150,21 @@ def compare_quantised(
     def parts(text: str | None) -> list[str]:
         return [part.strip() for part in (text or "").split(",") if part.strip()]
 
+    names = parts(tasks)
+    if not names:
+        raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
+    if draw:
+        report.require_plot()
     specs = quantised.models(base, others, {"dtype": dtype, "device": device})
     chosen = Selection(protocol, shots, split, parts(subjects) or None, limit, data)
-    sides = quantised.compare(specs, parts(tasks), chosen, out, _say)
+    sweep.ensure_data(names, data, _say)
+    sides = quantised.compare(specs, names, chosen, out, _say)
     found = report.summary(sides[0], sides[1:])
     for name, one in (("quantisation", found), ("quantisation-layers", report.layers(sides))):
         (out / f"{name}.md").write_text(table.markdown(one), encoding="utf-8")
         (out / f"{name}.csv").write_text(table.to_csv(one), encoding="utf-8")
     if draw:
         report.plot(sides[1:], out / "quantisation.svg")
+        _say(f"plot: {out}/quantisation.svg")
     typer.echo(table.to_json(found)) if as_json else table.show(found)
     _say(f"tables by layer: {out}/quantisation-layers.md")

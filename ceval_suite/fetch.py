@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from ceval_suite.errors import DataError
 from ceval_suite.files import cache_dir, find_files
+from ceval_suite.secrecy import clean
 from ceval_suite.specs import Download, Task
 
 TIMEOUT = httpx.Timeout(60, connect=10)
@@ -113,23 +114,36 @@ def get(
                 have = have if sha256 and _sha256(part) == sha256 else 0
                 if not have:
                     part.unlink()
-                    raise DataError(f"{url}: the partial download did not fit; try again")
+                    raise DataError(f"{clean(url)}: the partial download did not fit; try again")
             else:
                 reply.raise_for_status()
                 if reply.status_code != 206:
                     have = 0
                 _save(reply, part, have, target.name, progress)
     except httpx.HTTPStatusError as error:
-        raise DataError(f"{url}: the server answered {error.response.status_code}") from error
+        raise DataError(
+            f"{clean(url)}: the server answered {error.response.status_code}"
+        ) from error
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise DataError(unusable_proxy(error)) from None
     except (httpx.HTTPError, OSError) as error:
         raise DataError(
-            f"{url}: {type(error).__name__} {error} (what came is kept and continued next time)"
+            f"{clean(url)}: {type(error).__name__} {clean(str(error))} (what came is kept and "
+            "continued next time)"
         ) from error
     if sha256 is not None and _sha256(part) != sha256:
         found = _sha256(part)
         part.unlink()
-        raise DataError(f"{url}: SHA-256 {found[:16]}… is not the pinned {sha256[:16]}…")
+        raise DataError(f"{clean(url)}: SHA-256 {found[:16]}… is not the pinned {sha256[:16]}…")
     os.replace(part, target)
+
+
+def unusable_proxy(error: Exception) -> str:
+    """What to say where an address cannot be spoken to at all: of the proxy, mostly."""
+    return (
+        f"the URL or the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names cannot be used "
+        f"({' '.join(clean(str(error)).split()).rstrip('.')}); write it as http://host:port."
+    )
 
 
 def _save(reply: httpx.Response, part: Path, have: int, name: str, progress: Progress) -> None:
@@ -164,7 +178,7 @@ def _hub_file(download: Download, target: Path) -> None:
             revision=download.revision,
         )
     except Exception as error:  # its versions differ in the HTTP library and its errors
-        detail = " ".join(str(error).split())[:200]
+        detail = " ".join(clean(str(error)).split())[:200]
         raise DataError(f"{download.hub} on the hub: {detail}") from error
     if download.sha256 is not None and _sha256(Path(found)) != download.sha256:
         raise DataError(f"{download.hub}/{download.file}: not the pinned SHA-256")
@@ -182,7 +196,7 @@ def _hub_dataset(task: Task, download: Download, folder: Path) -> None:
             str(download.hub), download.name, revision=download.revision
         )
     except Exception as error:  # the library raises anything here
-        detail = " ".join(str(error).split())[:200]
+        detail = " ".join(clean(str(error)).split())[:200]
         raise DataError(f"{download.hub} on the hub: {detail}") from error
     names = {"dev": "dev", "val": "validation", "test": "test"}
     rows: dict[tuple[str, str], list[list[str]]] = {}

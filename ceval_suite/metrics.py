@@ -100,6 +100,7 @@ def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "ties": sum(record.tie for record in records),
         "unanswered": sum(not record.prediction for record in records),
+        "bounded": sum(bool(record.bounded) for record in records),
         "choice_mass": sum(masses) / len(masses) if masses else None,
         "letters": {
             label: {"predicted": predicted[label], "gold": gold[label]} for label in letters

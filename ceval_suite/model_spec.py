@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, PlainSerializer, ValidationError, model_validator
 
+from ceval_suite.secrecy import clean, shown, without_credentials
 from ceval_suite.specs import Strict
 
 
@@ -31,8 +31,11 @@ FORMATS: dict[tuple[str, int], tuple[str, ...]] = {
     ("torchao", 4): ("int4",),
     ("quanto", 8): ("int8", "float8"),
     ("quanto", 4): ("int4",),
+    ("quanto", 2): ("int2",),
     ("hqq", 8): ("int8",),
     ("hqq", 4): ("int4",),
+    ("hqq", 3): ("int3",),
+    ("hqq", 2): ("int2",),
     ("fp8", 8): ("float8",),
 }
 """Number formats that a method has for a number of bits; the first is its own choice."""
@@ -48,7 +51,7 @@ class Quant(Strict):
     """
 
     method: Literal["bitsandbytes", "torchao", "quanto", "hqq", "fp8"]
-    bits: Literal[4, 8] = 8
+    bits: Literal[2, 3, 4, 8] = 8
     type: str | None = None
     granularity: Literal["tensor", "channel", "group"] = "channel"
     group_size: int | None = Field(default=None, gt=0)
@@ -89,7 +92,7 @@ class ServerOptions(Strict):
     """
 
     api: Literal["completions", "chat"] = "completions"
-    key_env: str | None = None
+    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     concurrency: int = Field(default=8, gt=0)
     timeout: float = Field(default=120.0, gt=0)
     retries: int = Field(default=6, ge=0)
@@ -107,7 +110,11 @@ class VllmOptions(Strict):
 
 
 class LmEvalOptions(Strict):
-    """`options` of a model of lm-evaluation-harness: the name of its LM class and its arguments."""
+    """`options` of a model of lm-evaluation-harness: the name of its LM class and its arguments.
+
+    A key among the arguments is used and hidden wherever they are written; most classes read it
+    from the environment, which is the place for it.
+    """
 
     lm: str = "hf"
     batch_size: int | str = 1
@@ -134,29 +141,24 @@ NOT_APPLIED: dict[str, tuple[str, ...]] = {
 """Keys that a backend cannot honour: given all the same, they are an error, never passed over."""
 
 
-def without_credentials(url: str) -> str:
-    """A URL without user, password and query: what may be shown and stored."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(not a URL)"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 Url = Annotated[str, PlainSerializer(without_credentials)]
 """A URL that is shown and stored without its credentials."""
+
+Place = Annotated[str, PlainSerializer(clean)]
+"""A path; lm-eval has classes whose path is a URL."""
 
 
 class ModelSpec(Strict):
     """One entry of models.yaml, or a path given on the command line.
 
     `options` belong to the backend: ServerOptions, VllmOptions or LmEvalOptions say which there
-    are. `device_map` and `tp_plan` spread a model over several devices (accelerate's and
-    transformers' own words).
+    are. `code_revision` is the commit of the repository that a checkpoint takes its code from,
+    where that is not its own (needs `trust_remote_code`). `device_map` and `tp_plan` spread a model
+    over several devices (accelerate's and transformers' own words).
     """
 
     backend: Literal["hf", "server", "vllm", "lm_eval"] = "hf"
-    path: str
+    path: Place
     revision: str | None = None
     sha256: str | None = None
     tokenizer: str | None = None
@@ -172,15 +174,18 @@ class ModelSpec(Strict):
     memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B?$")
     engine: Literal["auto", "plain"] = "auto"
     trust_remote_code: bool = False
+    code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     allow_pickle: bool = False
     url: Url | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], PlainSerializer(shown)] = Field(default_factory=dict)
     note: str = ""
 
     @model_validator(mode="after")
     def _belongs(self) -> ModelSpec:
         if (self.backend == "server") != (self.url is not None):
             raise ValueError("backend: server and url go together")
+        if self.code_revision and not self.trust_remote_code:
+            raise ValueError("code_revision pins code that only trust_remote_code: true lets run")
         if self.options and self.backend not in OPTIONS:
             raise ValueError(f"backend {self.backend} takes no options")
         if self.backend in OPTIONS:

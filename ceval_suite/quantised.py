@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ceval_suite import catalog, sweep
-from ceval_suite.backends import weights
-from ceval_suite.backends.base import Say
-from ceval_suite.backends.loading import load
-from ceval_suite.errors import ConfigError
+from ceval_suite.backends import loading, open_backend, resolve, weights
+from ceval_suite.backends.base import Backend, Say
+from ceval_suite.errors import ConfigError, ModelError
 from ceval_suite.model_spec import ModelSpec
-from ceval_suite.prepare import Selection
+from ceval_suite.prepare import Prepared, Selection, prepare
+from ceval_suite.progress import Items
 from ceval_suite.records import read_records
 from ceval_suite.report.quantisation import Side
-from ceval_suite.schema import Record
+from ceval_suite.run import Watch, evaluate
 
 
 def models(base: str, others: Sequence[str], options: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -60,29 +63,76 @@ def compare(
 ) -> list[Side]:
     """Score all models, the unquantised one first, and measure their weights.
 
-    Records are kept under `out` and reused. Two models are in memory at once.
+    Each is loaded once, and no two are in memory together. Records are kept under `out` and
+    reused: a model whose runs are finished is loaded to be measured alone.
 
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
-    folders = sweep.run(specs, tasks, [chosen], out, say)
-    each = len(folders) // len(specs)
-    records: list[list[Record]] = [
-        [r for folder in folders[at : at + each] for r in read_records(folder / "records.jsonl")]
-        for at in range(0, len(folders), each)
-    ]
+    for name, spec in specs.items():
+        if spec.backend != "hf":
+            raise ModelError(
+                f"model '{name}' is of backend {spec.backend}, which shows no weights to measure; "
+                "compare its records with the board instead."
+            )
+    prepared = [prepare(task, chosen) for task in tasks]
+    out.mkdir(parents=True, exist_ok=True)
     sides: list[Side] = []
-    base: Any = None
-    for (name, spec), found in zip(specs.items(), records, strict=True):
-        say(f"measuring the weights of {name}")
-        loaded = load(spec)
-        how = loaded.about.get("quantisation")
-        errors = list(weights.errors(base, loaded.model)) if base is not None and how else []
-        size = weights.model_size(loaded.model)
-        dtype = str(loaded.dtype).removeprefix("torch.")
-        sides.append(Side(name, found, _words(how) if how else dtype, size, errors))
-        base = base if base is not None else loaded.model
+    with tempfile.TemporaryDirectory(dir=out, prefix=".weights.") as folder, Items(say) as items:
+        scale = _Scale(Path(folder))
+        for name, spec in specs.items():
+            sides.append(_side(name, spec, prepared, out, scale, items.watch()))
+            gc.collect()  # before the next is loaded
     return sides
+
+
+class _Scale:
+    """Measures models as they are loaded, the unquantised one first."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` takes what is kept of the unquantised weights."""
+        self._folder = folder
+        self._base: weights.Kept | None = None
+
+    def weigh(self, name: str, spec: ModelSpec, loaded: loading.Loaded) -> Side:
+        """The side of a model that has not computed anything yet, records left out."""
+        how = loaded.about.get("quantisation")
+        layers: list[weights.LayerError] = []
+        if self._base is None and how:
+            raise ModelError(
+                f"model '{name}' is quantised ({_words(how)}); name the unquantised one first."
+            )
+        if self._base is None:
+            self._base = weights.Kept(loaded.model, resolve(spec), self._folder)
+        elif how:
+            layers = list(weights.errors(self._base, loaded.model))
+        words = _words(how) if how else str(loaded.dtype).removeprefix("torch.")
+        return Side(name, (), words, int(loaded.about["bytes"]), layers)
+
+
+def _side(
+    name: str,
+    spec: ModelSpec,
+    prepared: Sequence[Prepared],
+    out: Path,
+    scale: _Scale,
+    watch: Watch,
+) -> Side:
+    """One model, loaded once: weighed, then scored where its runs are not finished."""
+    weighed: list[Side] = []
+
+    def opener(spec: ModelSpec, say: Say) -> Backend:
+        backend: Any = open_backend(spec, say)
+        say(f"measuring the weights of {name}")
+        weighed.append(scale.weigh(name, spec, backend.loaded))
+        return backend
+
+    folders = evaluate(name, spec, prepared, out, watch, opener=opener)
+    if not weighed:
+        watch.say(f"loading {name} to measure its weights")
+        weighed.append(scale.weigh(name, spec, loading.load(spec)))
+    records = [r for folder in folders for r in read_records(folder / "records.jsonl")]
+    return replace(weighed[0], records=records)
 
 
 def _words(how: Mapping[str, Any]) -> str:

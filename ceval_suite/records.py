@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,10 @@ from ceval_suite.schema import Record
 
 FORMAT = 1
 
-_FIELDS = tuple(f.name for f in fields(Record))
+_FIELDS = tuple(f.name for f in fields(Record) if f.default_factory is MISSING)
+
+_SOMETIMES = tuple(f.name for f in fields(Record) if f.default_factory is not MISSING)
+"""Fields that a line has only where they hold something."""
 
 
 def safe_name(name: str) -> str:
@@ -69,7 +72,8 @@ def read_records(path: Path) -> Iterator[Record]:
     for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
         try:
             row = json.loads(line)
-            yield Record(**{name: row[name] for name in _FIELDS})
+            found = {name: row[name] for name in _FIELDS}
+            yield Record(**found, **{name: row[name] for name in _SOMETIMES if name in row})
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path}: line {number} is broken ({error!r}); remove that line to have its item "
@@ -160,7 +164,8 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """Write one record and flush it."""
-        line = json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
+        content = {k: v for k, v in asdict(record).items() if v or k not in _SOMETIMES}
+        line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         self._stream.write(line.encode() + b"\n")
         self._stream.flush()
         self.done[record.id] = record

@@ -63,8 +63,10 @@ class Reply:
     tokens; empty when none of the continuations was among what a server returned (unanswered).
     `logits` are the raw float32 head outputs when every continuation is one token, else
     empty. `choice_mass` is the probability of all continuations together (of those that a server
-    returned, where it left some out: a lower bound). `new_tokens` counts the
-    tokens that had to be computed for this request, having been computed for none before it.
+    returned, where it left some out: a lower bound). `bounded` holds the places in
+    `logprobs` of continuations that a server did not return: their value is the most that they
+    can have, not what they have. `new_tokens` counts the tokens that had to be computed for this
+    request, having been computed for none before it.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Reply:
     num_tokens: int = 0
     choice_mass: float = 0.0
     new_tokens: int = 0
+    bounded: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,10 @@ class Record:
     """One line of `records.jsonl`; field order is the order on disk.
 
     `correct` and `score` are None when the item has no gold label. `score` is the share of the
-    item's points that were earned, in [0, 1].
+    item's points that were earned, in [0, 1]. `bounded` names the labels whose entry in `logprobs`
+    is only the most that it can be, because a server did not return it; a line on disk has the
+    field where there is such a label. The prediction is right all the same (what was not returned
+    is less likely than what was); a distribution over the labels is not known.
     """
 
     id: str
@@ -97,6 +103,7 @@ class Record:
     shots: int
     prompt_tokens: int
     prompt_sha256: str
+    bounded: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

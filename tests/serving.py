@@ -1,7 +1,8 @@
-"""A real OpenAI-compatible server for tests: a tiny checkpoint's own log-probabilities over HTTP.
+"""Real local servers for tests: files for downloads, and an OpenAI-compatible one.
 
-It speaks the older completions shape or the list shape, echoes prompts or not, and can be told to
-misbehave: `behave(n, path, body)` may answer the n-th scoring request in its place.
+The latter gives a tiny checkpoint's own log-probabilities. It speaks the older completions shape or
+the list shape, echoes prompts or not, and can be told to misbehave: `behave(n, path, body)` may
+answer the n-th scoring request in its place.
 """
 
 from __future__ import annotations
@@ -168,18 +169,73 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""The commit of every file, as a hub would say it."""
+
+
+class Files(BaseHTTPRequestHandler):
+    """What servers of files have in common; `reply` says what is at `self.path`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.reply(body=False)
+
+    def do_GET(self) -> None:
+        self.reply(body=True)
+
+    def reply(self, body: bool) -> None:
+        raise NotImplementedError
+
+    def send(self, status: int, content: bytes = b"", **headers: str) -> None:
+        """A whole answer; `_` stands for `-` in the names of headers."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def begin(self, content: bytes, etag: str, *, ranges: bool = True) -> int | None:
+        """The head of a file's answer; where its body begins, or None beyond its end."""
+        asked = self.headers.get("Range") if ranges else None
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        if asked and start >= len(content):
+            self.send(416)
+            return None
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        # what the hub sends: the commit, and an ETag to keep the file under
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{etag}"')
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        return start
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 @contextmanager
-def serving(engine: Engine, **settings: Any) -> Iterator[Served]:
-    """A server on a free port of this machine, as long as the block runs."""
-    served = Served(engine, **settings)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A handler on a free port of this machine, as long as the block runs; gives the URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield served
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(engine: Engine, **settings: Any) -> Iterator[Served]:
+    """A server of a checkpoint, as long as the block runs."""
+    served = Served(engine, **settings)
+    with listening(_handler(served)) as url:
+        served.url = f"{url}/v1"
+        yield served

@@ -18,7 +18,7 @@ MODULES = {
 # a module imports only from groups above its own line, or what its own line names to the left
 ORDER = """
 __init__
-schema errors
+schema errors secrecy
 specs
 model_spec
 catalog
@@ -29,21 +29,23 @@ answer records
 stats
 metrics
 prepare
-backends.base backends.batching backends.products backends.placement
+backends.base backends.batching backends.products
+backends.ranks
+backends.placement
 backends.tiles
 backends.layout
 backends.native
 backends.tokens backends.attention backends.head
 backends.hub backends.gguf_header backends.transport backends.wire
-backends.adapter_files
+backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise
-backends.lexicon backends.growing backends.adapter_stack
+backends.lexicon backends.growing backends.adapter_stack backends.weights
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
-backends.loading backends.forward backends.weights
+backends.loading backends.forward
 backends.merging backends.anatomy backends.requantise
 backends.seq2seq backends.validity
 backends.hf backends.proof
@@ -60,13 +62,14 @@ sweep
 quantised
 cli_data cli_model cli_tokenizer
 cli
+launch
 __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer")
+MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "launch")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

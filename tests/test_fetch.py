@@ -11,13 +11,10 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -29,6 +26,7 @@ from ceval_suite.fetch import fetch, get
 from ceval_suite.files import find_files
 from ceval_suite.schema import Item
 from ceval_suite.specs import Download, Task
+from tests.serving import Files, listening
 
 SAMPLE = Path(__file__).parents[1] / "tasks" / "sample"
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -53,72 +51,31 @@ class Site:
         return [(path, asked) for method, path, asked in self.seen if method == "GET"]
 
 
-def handler(site: Site) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.reply(body=False)
-
-        def do_GET(self) -> None:
-            self.reply(body=True)
-
+def handler(site: Site) -> type[Files]:
+    class Handler(Files):
         def reply(self, body: bool) -> None:
             path, asked = self.path.split("?")[0], self.headers.get("Range")
             site.seen.append((self.command, path, asked))
             if path in site.redirects:
-                self.send_response(302)
-                self.send_header("Location", site.redirects[path])
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
+                return self.send(302, Location=site.redirects[path])
             content = site.files.get(path)
             if content is None:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            start, status = 0, 200
-            if asked and site.ranges:
-                start, status = int(asked.removeprefix("bytes=").split("-")[0]), 206
-            if start >= len(content) and status == 206:
-                self.send_response(416)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content) - start))
-            # what the hub sends: the commit, and an ETag to keep the file under
-            self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
-            self.send_header("ETag", f'"{sha256(content)}"')
-            if status == 206:
-                last = len(content) - 1
-                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
-            self.end_headers()
-            if body:
+                return self.send(404, X_Error_Code="EntryNotFound")
+            start = self.begin(content, sha256(content), ranges=site.ranges)
+            if body and start is not None:
                 end, site.cut_after = site.cut_after, None
                 self.wfile.write(content[start:][:end])
                 self.close_connection = end is not None
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+            return None
 
     return Handler
 
 
 @contextlib.contextmanager
 def serving(site: Site) -> Iterator[Site]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(handler(site)) as url:
+        site.url = url
         yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,32 @@ def test_its_hf_class_equals_ours_on_real_items_of_a_real_model(
     ours = {r.id: r for r in open_backend(ModelSpec(path=str(smollm2), dtype="float32")).ask(asked)}
     for name, reply in ours.items():
         assert theirs[name].logprobs == pytest.approx(reply.logprobs, abs=1e-4)
+
+
+@pytest.mark.real
+@pytest.mark.smollm2
+@pytest.mark.skipif(
+    os.environ.get("CEVAL_SUITE_FULL") != "1", reason="takes minutes; CEVAL_SUITE_FULL=1 runs it"
+)
+def test_its_hf_class_equals_ours_on_five_shot_items_of_three_benchmarks(
+    smollm2: Path, real_data: Path
+) -> None:
+    asked: list[Request] = []
+    for task, subjects in {
+        "mmlu": ["high_school_biology", "moral_disputes"],
+        "cmmlu": ["agronomy", "chinese_history"],
+        "ceval": ["law", "computer_network"],
+    }.items():
+        exam = prepare(task, Selection(None, 5, None, subjects, 10, real_data, False))
+        asked += [exam.renderer(item.subject).render(item).request() for item in exam.scored()]
+    assert len(asked) == 60
+    ours = {r.id: r for r in open_backend(ModelSpec(path=str(smollm2), dtype="float32")).ask(asked)}
+    worst: dict[str, float] = {}
+    for theirs in open_backend(spec(smollm2)).ask(asked):
+        mine = ours[theirs.id]
+        apart = [abs(a - b) for a, b in zip(mine.logprobs, theirs.logprobs, strict=True)]
+        task = theirs.id.split("/")[0]
+        worst[task] = max(worst.get(task, 0.0), *apart)
+        assert mine.num_tokens == theirs.num_tokens
+    print(f"largest differences of a log-probability: {worst}")
+    assert max(worst.values()) <= 1e-4

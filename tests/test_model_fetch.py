@@ -10,11 +10,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,8 @@ import yaml
 
 from ceval_suite.backends import hub, sources
 from ceval_suite.model_spec import ModelSpec
+from tests.serving import COMMIT, Files, listening
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BIG = bytes(range(256)) * 4096 * 40  # 40 MiB: several blocks of a download
 
 
@@ -64,24 +62,8 @@ def known(name: str, content: bytes, key: str) -> dict[str, Any]:
     return found
 
 
-def handler(site: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.reply(body=False)
-
-        def do_GET(self) -> None:
-            self.reply(body=True)
-
-        def send(self, status: int, content: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
+def handler(site: Hub) -> type[Files]:
+    class Handler(Files):
         def reply(self, body: bool) -> None:
             path = self.path.split("?")[0]
             site.tokens.add(self.headers.get("Authorization"))
@@ -119,19 +101,10 @@ def handler(site: Hub) -> type[BaseHTTPRequestHandler]:
             content = repository.get(name)
             if content is None:
                 return self.send(404, b"", X_Error_Code="EntryNotFound")
-            asked = self.headers.get("Range")
-            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-            self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(content) - start))
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{oid(name, content)}"')
-            if asked:
-                last = len(content) - 1
-                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
-            self.end_headers()
-            if not body:
+            start = self.begin(content, oid(name, content))
+            if start is None or not body:
                 return None
-            site.got.append((path, asked))
+            site.got.append((path, self.headers.get("Range")))
             cut = site.cut.pop(name, None)
             if cut is not None:
                 self.wfile.write(content[start:cut])
@@ -150,27 +123,18 @@ def handler(site: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(content[start:])
             return None
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
     return Handler
 
 
 @pytest.fixture
 def site() -> Iterator[Hub]:
     running = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(running))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    running.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield running
-    finally:
-        running.stall.clear()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(handler(running)) as url:
+        running.url = url
+        try:
+            yield running
+        finally:
+            running.stall.clear()
 
 
 def settings(folder: Path, site: Hub | None, **env: str) -> dict[str, str]:

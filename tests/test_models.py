@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
-from ceval_suite import catalog
+from ceval_suite import catalog, cli
 from ceval_suite.catalog import data_root, read_yaml
 from ceval_suite.model_spec import ModelSpec
 
@@ -51,7 +54,32 @@ def test_no_checkpoint_stands_twice() -> None:
 
 @pytest.mark.parametrize("name", [n for n, spec in ENTRIES.items() if spec.trust_remote_code])
 def test_an_entry_that_runs_foreign_code_says_so(name: str) -> None:
-    assert "own code" in ENTRIES[name].note
+    assert "own code for transformers 4" in ENTRIES[name].note
+
+
+def test_old_models_of_this_field_are_allowed_their_own_code() -> None:
+    families = ("baichuan", "chatglm", "internlm", "moss", "qwen-", "skywork")
+    for name, spec in ENTRIES.items():
+        assert spec.trust_remote_code == name.startswith(families), name
+        assert spec.code_revision is None
+
+
+def test_every_entry_is_listed_and_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CEVAL_SUITE_PATH", raising=False)
+    printed: list[str] = []
+    for args in (["list", "models", "--json"], ["list", "models"], ["check"]):
+        monkeypatch.setattr(sys, "argv", ["ceval-suite", *args])
+        cli.main()
+        printed.append(capsys.readouterr().out)
+    rows = {row["model"]: row for row in json.loads(printed[0])["rows"]}
+    assert rows.keys() == ENTRIES.keys()
+    for name, spec in ENTRIES.items():
+        assert (rows[name]["path"], rows[name]["note"]) == (spec.path, spec.note)
+        assert name in printed[1]
+    assert f"{len(ENTRIES)} models are valid" in printed[2]
 
 
 def test_adapters_are_published_on_their_bases() -> None:

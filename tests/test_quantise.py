@@ -11,64 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from ceval_suite.backends import loading, open_backend, quantise, requantise, sources, weights
+from ceval_suite.backends import loading, quantise, requantise, sources, weights
 from ceval_suite.catalog import override
 from ceval_suite.errors import ConfigError, ModelError
 from ceval_suite.model_spec import ModelSpec, Quant
-from ceval_suite.schema import Request
+from tests.quantising import as_gguf, by_hand, furthest, have, linear, quiet, read, scores
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     # bitsandbytes says for each layer that it multiplies in float16
     pytest.mark.filterwarnings("ignore:MatMul8bitLt"),
 ]
-
-LETTERS = ("A", "B", "C", "D")
-REQUESTS = [
-    Request(
-        id=f"{k}", context=f"Question {k}: 下列正确的是 {'很' * k} Answer:", continuations=LETTERS
-    )
-    for k in range(4)
-]
-
-
-def have(*packages: str) -> None:
-    for package in packages:
-        pytest.importorskip(package)
-
-
-def scores(spec: ModelSpec) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Logits of the letters by request, and what the backend says of itself."""
-    backend = open_backend(spec)
-    found = {reply.id: list(reply.logits) for reply in backend.ask(REQUESTS)}
-    return found, backend.describe()
-
-
-@torch.no_grad()
-def by_hand(model: Any, tokenizer: Any) -> dict[str, list[float]]:
-    """The same, by one plain forward a request."""
-    out: dict[str, list[float]] = {}
-    for request in REQUESTS:
-        ids = tokenizer(request.context, return_tensors="pt").input_ids
-        last = model(input_ids=ids).logits[0, -1].float()
-        letters = [tokenizer(request.context + c).input_ids[-1] for c in LETTERS]
-        out[request.id] = last[letters].tolist()
-    return out
-
-
-def furthest(one: dict[str, list[float]], other: dict[str, list[float]]) -> float:
-    assert one.keys() == other.keys()
-    return max(abs(a - b) for k in one for a, b in zip(one[k], other[k], strict=True))
-
-
-def read(folder: Path, **options: Any) -> tuple[Any, Any]:
-    """A checkpoint as transformers reads it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options.setdefault("dtype", torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
-
 
 # each method, applied while loading
 
@@ -194,27 +147,6 @@ def test_hqq_equals_its_own_layers_put_in_by_hand(
 # checkpoints on disk
 
 
-def linear(weight: torch.Tensor, quant: Quant) -> torch.Tensor:
-    """Linear quantisation and back, from its definition; scales as torchao chooses them."""
-    top = 2 ** (quant.bits - 1)
-    shape = {
-        "tensor": (1, weight.numel()),
-        "channel": (weight.shape[0], weight.shape[1]),
-        "group": (-1, quant.group_size or 1),
-    }[quant.granularity]
-    some = weight.reshape(shape)
-    low = some.amin(1, keepdim=True).clamp(max=0)
-    high = some.amax(1, keepdim=True).clamp(min=0)
-    if quant.symmetric:
-        scale, zero = torch.maximum(-low, high) / ((2 * top - 1) / 2), torch.zeros_like(low)
-    else:
-        scale = (high - low) / (2 * top - 1)
-        zero = (-top - (low / scale).round()).clamp(-top, top - 1)
-    # an extreme lies half-way between two steps: which one it is, the last bit decides
-    steps = ((some * (1.0 / scale)).round() + zero).clamp(-top, top - 1)
-    return ((steps - zero) * scale).reshape(weight.shape)
-
-
 WAYS = [
     Quant(
         method="torchao",
@@ -231,10 +163,6 @@ WAYS = [
 
 def named(quant: Quant) -> str:
     return f"{quant.bits}-{quant.granularity}-{'symmetric' if quant.symmetric else 'asymmetric'}"
-
-
-def quiet(_line: str) -> None:
-    pass
 
 
 @pytest.mark.parametrize("quant", WAYS, ids=named)
@@ -255,7 +183,7 @@ def test_a_written_checkpoint_scores_as_transformers_reads_it_and_as_in_memory(
     dense, tokenizer = read(tiny_model)
     before = loading.load(spec).model
     after = loading.load(written).model
-    errors = {error.name: error for error in weights.errors(before, after)}
+    errors = {error.name: error for error in weights.errors(weights.dense(before), after)}
     assert set(errors) == {
         n for n, m in dense.model.named_modules(prefix="model") if hasattr(m, "in_features")
     }
@@ -277,7 +205,8 @@ def test_four_bits_take_half_the_room_of_eight(tiny_model: Path, tmp_path: Path)
         quant = Quant(method="torchao", bits=bits)  # type: ignore[arg-type]
         requantise.quantize("tiny", spec, quant, tmp_path / str(bits), quiet)
         model = loading.load(ModelSpec(path=str(tmp_path / str(bits)), device="cpu")).model
-        layers = [e.bytes_after for e in weights.errors(loading.load(spec).model, model)]
+        dense = weights.dense(loading.load(spec).model)
+        layers = [error.bytes_after for error in weights.errors(dense, model)]
         sizes[bits] = sum(layers)
     numbers = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     assert numbers <= sizes[8] <= numbers * 1.1
@@ -312,38 +241,6 @@ def test_bitsandbytes_checkpoints_are_read_as_they_were_stored(
         assert told["quantisation"]["modules"] == 14
         assert told["quantisation"]["bits"] == int(name)
         assert told["quantisation"]["method"] == "bitsandbytes"
-
-
-def as_gguf(folder: Path, file: Path, kind: Any) -> None:
-    """A Llama checkpoint as a GGUF file whose matrices are of one quantisation type."""
-    import gguf
-    from safetensors.numpy import load_file
-
-    config = json.loads((folder / "config.json").read_text())
-    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config["vocab_size"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for key, found in load_file(folder / "model.safetensors").items():
-        value = found
-        if "q_proj" in key or "k_proj" in key:  # GGUF pairs the halves of a head's rotation
-            n = heads if "q_proj" in key else kv
-            value = value.reshape(n, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
-        name = names.get_name(key, try_suffixes=(".weight",))
-        own = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(name, gguf.quants.quantize(value.copy(), own), raw_dtype=own)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1"])
@@ -482,11 +379,63 @@ def test_quantisation_decides_whether_records_are_reused(tiny_model: Path) -> No
     assert found[0] != found[1] != found[2] != found[0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPTQ, AWQ and FP8 need a GPU")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_packed_numbers_are_those_that_were_packed(method: str) -> None:
+    from packing import AWQ_ORDER, GROUP, layer
+
+    torch.manual_seed(5)
+    weight = torch.randn(16, 64) / 10
+    stored, dense = layer(method, weight)
+    assert (dense - weight).abs().max() < weight.abs().max() / 7
+    # taken apart bit by bit, as the kernels read them
+    bits = [stored["qweight"] >> (4 * i) & 15 for i in range(8)]
+    zeros = [stored["qzeros"] >> (4 * i) & 15 for i in range(8)]
+    for k, n in ((0, 0), (3, 5), (17, 9), (63, 15)):
+        if method == "gptq":
+            number, zero = bits[k % 8][k // 8, n], zeros[n % 8][k // GROUP, n // 8] + 1
+        else:
+            place = AWQ_ORDER.index(n % 8)
+            number, zero = bits[place][k, n // 8], zeros[place][k // GROUP, n // 8]
+        scale = stored["scales"][k // GROUP, n].float()
+        assert float((number - zero) * scale) == pytest.approx(float(dense[n, k]), abs=1e-6)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="GPTQ, AWQ and FP8 need a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_on_a_gpu_a_packed_checkpoint_scores_as_the_weights_it_stands_for(
+    method: str, tiny_llama: Callable[..., Path], tmp_path: Path
+) -> None:
+    have("gptqmodel", "optimum")
+    from packing import GROUP, checkpoints
+
+    # widths that every kernel takes
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    source = tiny_llama(f"wide-{method}", seed=3, initializer_range=0.05, **shape)
+    packed, dense = tmp_path / "packed", tmp_path / "dense"
+    checkpoints(method, source, packed, dense)
+    found, about = scores(ModelSpec(path=str(packed), dtype="float16", device="cuda"))
+    expected, _ = scores(ModelSpec(path=str(dense), dtype="float32", device="cuda"))
+    unquantised, _ = scores(ModelSpec(path=str(source), dtype="float32", device="cuda"))
+    assert furthest(found, expected) < 0.05 < furthest(unquantised, expected)
+    assert about["quantisation"]["modules"] == 14
+    assert about["quantisation"]["method"] == method
+    assert (about["quantisation"]["bits"], about["quantisation"]["group_size"]) == (4, GROUP)
+
+
+@needs_gpu
 @pytest.mark.parametrize("quant", [Quant(method="fp8"), Quant(method="bitsandbytes", bits=4)])
 def test_on_a_gpu_quantised_models_score_near_the_unquantised(
     tiny_model: Path, quant: Quant
 ) -> None:
+    if quant.method == "bitsandbytes":
+        have("bitsandbytes")
+    elif torch.cuda.get_device_capability() < quantise.FP8_CAPABILITY:
+        with pytest.raises(ModelError, match="compute capability"):
+            scores(ModelSpec(path=str(tiny_model), quant=quant, device="cuda"))
+        return
     found, about = scores(ModelSpec(path=str(tiny_model), quant=quant, device="cuda"))
     plain, _ = scores(ModelSpec(path=str(tiny_model), device="cuda"))
     assert about["quantisation"]["modules"] == 14

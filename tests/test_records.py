@@ -96,7 +96,7 @@ def test_a_line_has_the_keys_of_the_contract_in_their_order(tmp_path: Path) -> N
         "prompt_tokens",
         "prompt_sha256",
     ]
-    assert found == asdict(row(0))
+    assert {**found, "bounded": []} == asdict(row(0))
     assert list(found["logits"]) == ["A", "B", "C", "D"]
 
 
@@ -394,6 +394,24 @@ def test_a_broken_json_file_is_named(tmp_path: Path, content: str) -> None:
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(RunError, match=r"run\.json: not .*; delete the run folder"):
         read_json(path)
+
+
+# a field that only some lines have
+
+
+def test_labels_that_are_only_bounded_are_named_and_other_lines_stay_as_they_were(
+    tmp_path: Path,
+) -> None:
+    with folder(tmp_path / "run") as run:
+        run.append(row(0))
+        run.append(row(1, bounded=["A", "D"]))
+    first, second = map(json.loads, (tmp_path / "run" / "records.jsonl").read_text().splitlines())
+    assert "bounded" not in first
+    assert second == {**first, "id": second["id"], "bounded": ["A", "D"]}
+    assert [record.bounded for record in read_records(tmp_path / "run" / "records.jsonl")] == [
+        [],
+        ["A", "D"],
+    ]
 
 
 # names

@@ -28,11 +28,13 @@ from ceval_suite.backends import identify, open_backend, transport, wire
 from ceval_suite.backends.hf import HFBackend
 from ceval_suite.catalog import load_model_spec, override
 from ceval_suite.errors import ConfigError, ModelError, PromptError, RunError, UserError
-from ceval_suite.model_spec import ModelSpec, without_credentials
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_json, read_records
+from ceval_suite.report.quantisation import effect
 from ceval_suite.run import evaluate
 from ceval_suite.schema import Reply, Request
+from ceval_suite.secrecy import without_credentials
 from tests.serving import Engine, Served, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -175,6 +177,33 @@ def test_labels_that_are_not_returned_stay_below_those_that_are(
             if abs(bound - value) >= 1e-4:
                 assert bound >= value - 1e-5
                 assert all(bound < other for other in seen)
+        apart = [abs(p - t) >= 1e-4 for p, t in zip(reply.logprobs, true, strict=False)]
+        assert reply.bounded == tuple(k for k, far in enumerate(apart) if far)
+
+
+def test_a_record_names_the_labels_of_which_only_a_bound_is_known(
+    engine: Engine, exam: Prepared, tmp_path: Path, truth: dict[str, Reply]
+) -> None:
+    with serving(engine, echo=False) as served:
+        (folder,) = evaluate("tiny", spec(served, top_logprobs=600), [exam], tmp_path)
+    records = {record.id: record for record in read_records(folder / "records.jsonl")}
+    lines = [json.loads(text) for text in (folder / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        record = records[line["id"]]
+        assert line.get("bounded", []) == record.bounded
+        assert "bounded" not in line or line["bounded"], "only where there is one"
+        true = dict(zip("ABCD", truth[record.id].logprobs, strict=True))
+        exact = {k: v for k, v in record.logprobs.items() if k not in record.bounded}
+        assert exact == pytest.approx({k: true[k] for k in exact}, abs=1e-4)
+        assert record.choice_mass == pytest.approx(sum(map(math.exp, exact.values())), abs=1e-9)
+        if record.prediction:
+            assert record.prediction == [max(true, key=true.__getitem__)]
+    marked = [record for record in records.values() if record.bounded]
+    assert 0 < len(marked) < len(records)
+    assert read_json(folder / "summary.json")["bounded"] == len(marked)
+    # without those probabilities there is no distribution to compare
+    with pytest.raises(RunError, match="a server left labels out"):
+        effect(list(records.values()), list(records.values()))
 
 
 def test_an_item_none_of_whose_labels_is_returned_is_unanswered_not_guessed(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from ceval_suite import cli
 from ceval_suite.backends import anatomy, checkpoint, loading, sources, tokenizers
+from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
 
 
@@ -318,6 +320,97 @@ def test_adapters_are_named_with_their_base(tiny_model: Path, tmp_path: Path) ->
         {"path": str(adapter), "local": True, **settings_},
         {"path": "nobody/nothing-at-all", "local": False},
     ]
+
+
+@pytest.fixture
+def extended(tiny_model: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter with its own embedding and head, ten tokens added, and their tokenizer."""
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of what is done on purpose
+        from peft import LoraConfig, get_peft_model
+
+        model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+        model.resize_token_embeddings(2010)
+        tuned = LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules=["q_proj"],
+            r=2,
+            modules_to_save=["embed_tokens", "lm_head"],
+        )
+        whole = get_peft_model(model, tuned)
+        for parameter in whole.parameters():
+            if parameter.requires_grad:
+                parameter.data += torch.randn_like(parameter) * 0.1
+        whole.save_pretrained(tmp_path / "adapter")
+    tokenizer: Any = tokenizers.load_tokenizer(ModelSpec(path=str(tiny_model)))
+    tokenizer.add_tokens([f"<t{i}>" for i in range(10)])
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapters_tokens_and_rows_are_judged_as_loading_does(
+    tiny_model: Path, extended: Path
+) -> None:
+    adapters = [Adapter(path=str(extended))]
+    entry = shown(tiny_model, adapters=adapters)
+    alone = shown(extended)  # the directory of an adapter serves as a model
+    loaded = loading.load(ModelSpec(path=str(tiny_model), adapters=adapters, device="cpu"))
+    for found in (entry, alone):
+        tokenizer = found["tokenizer"]
+        assert tokenizer["entries"] == loaded.about["vocabulary"] == 2010
+        assert tokenizer["embedding_rows"] == loaded.about["embedding_rows"] == 2010
+        assert tokenizer["embedding_rows_of_the_base"] == 2000
+        assert (tokenizer["new_tokens"], tokenizer["unreachable"]) == (10, 0)
+        assert tokenizer["never_trained"] == loaded.about["never_trained"]
+        assert not any("entries" in line for line in found["warnings"])
+        assert found["max_length"] == loaded.max_length
+        for key, value in found["fingerprints"].items():
+            assert value == loaded.about[key]
+    assert entry["fingerprints"] == alone["fingerprints"]
+
+
+def test_an_adapter_that_brings_a_tokenizer_but_no_rows_is_warned_of(
+    tiny_model: Path, extended: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = extended / "adapter_model.safetensors"
+    content = {k: v for k, v in load_file(file).items() if "lora" in k}
+    save_file(content, file, {"format": "pt"})
+    settings(extended, "adapter_config.json", modules_to_save=None)
+    spec = {"adapters": [Adapter(path=str(extended))]}
+    assert warned(tiny_model, "2010 entries but the embedding only 2000 rows", **spec)
+    with pytest.raises(ModelError, match="2010 entries but the embedding only 2000 rows"):
+        loading.load(ModelSpec(path=str(tiny_model), device="cpu", **spec))
+    grown = {**spec, "grow_embeddings": True}
+    assert warned(tiny_model, "grow_embeddings grows only", **grown)
+    with pytest.raises(ModelError, match="name the extended one with `tokenizer:`"):
+        loading.load(ModelSpec(path=str(tiny_model), device="cpu", **grown))
+
+
+def test_an_adapter_with_fewer_rows_than_a_padded_base_is_warned_of(
+    tiny_llama: Callable[..., Path], tiny_tokenizer: Any, extended: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama("narrow", seed=0, **shape))
+    model.resize_token_embeddings(2048, mean_resizing=False)
+    model.save_pretrained(tmp_path / "padded")
+    tiny_tokenizer.save_pretrained(tmp_path / "padded")
+    spec = {"adapters": [Adapter(path=str(extended))]}
+    assert warned(tmp_path / "padded", "has 2010 rows and the one below it 2048", **spec)
+    with pytest.raises(ModelError, match="never cut"):
+        loading.load(ModelSpec(path=str(tmp_path / "padded"), device="cpu", **spec))
+
+
+def test_an_adapter_whose_base_is_not_here_says_which(extended: Path) -> None:
+    settings(extended, "adapter_config.json", base_model_name_or_path="/gone/llama")
+    found = shown(extended)
+    assert found["local"] is False
+    assert "/gone/llama, cannot be found" in found["note"]
 
 
 def test_code_is_hashed_where_it_may_run_and_never_runs(copy: Path) -> None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ceval_suite.backends import open_backend
 from ceval_suite.backends.hf import HFBackend
 from ceval_suite.backends.tokens import Encoded, Encoder
-from ceval_suite.backends.vllm import Prompt, gather, lora_rank, plan
+from ceval_suite.backends.vllm import Prompt, gather, lora_rank, plan, portions
 from ceval_suite.errors import ModelError
-from ceval_suite.model_spec import ModelSpec
-from ceval_suite.schema import Request
+from ceval_suite.model_spec import Adapter, ModelSpec
+from ceval_suite.schema import Reply, Request
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -60,6 +62,16 @@ def test_no_prompt_is_asked_twice_and_neighbours_share_heads(encoded: list[Encod
     assert ids == sorted(ids)
 
 
+@given(st.lists(encodings, min_size=1, max_size=6), st.integers(1, 4))
+def test_no_request_names_more_tokens_than_vllm_takes(encoded: list[Encoded], size: int) -> None:
+    prompts = plan(encoded)
+    asked = portions(prompts, size)
+    assert all(0 < len(tokens) <= size for _, tokens in asked)
+    for index, prompt in enumerate(prompts):
+        named = [token for k, tokens in asked if k == index for token in tokens]
+        assert named == list(prompt.wanted)
+
+
 def test_four_letters_are_one_prompt_with_four_wanted_tokens(tiny_tokenizer: Any) -> None:
     asked = [Request(id="x", context="1+1=?\n答案：", continuations=("A", "B", "C", "D"))]
     encoded = Encoder(tiny_tokenizer).encode(asked)
@@ -69,8 +81,6 @@ def test_four_letters_are_one_prompt_with_four_wanted_tokens(tiny_tokenizer: Any
 
 
 def test_planned_prompts_answered_by_the_model_give_what_hf_gives(tiny_model: Path) -> None:
-    import torch
-
     backend = HFBackend(ModelSpec(path=str(tiny_model), dtype="float32"))
     asked = [
         Request(id="a", context="1+1=?\n答案：", continuations=("A", "B", "C", "D")),
@@ -142,10 +152,104 @@ def test_keys_that_vllm_cannot_honour_are_refused() -> None:
         ModelSpec(backend="vllm", path="m", quant={"method": "torchao"})
 
 
-@pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed (it needs a GPU)")
-def test_vllm_gives_the_log_probabilities_of_hf(tiny_model: Path) -> None:
-    asked = [Request(id="a", context="1+1=?\n答案：", continuations=("A", "B", "C", "D"))]
-    (expected,) = HFBackend(ModelSpec(path=str(tiny_model), dtype="float32")).ask(asked)
-    plain = ModelSpec(backend="vllm", path=str(tiny_model), dtype="float32", max_length=512)
-    (reply,) = open_backend(plain).ask(asked)
-    assert reply.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+needs_vllm = pytest.mark.skipif(
+    not HAS_VLLM or not torch.cuda.is_available(), reason="vLLM is not installed, or has no GPU"
+)
+
+ASKED = [
+    Request(id="a", context="1+1=?\n答案：", continuations=("A", "B", "C", "D")),
+    Request(id="b", context="The answer is", continuations=(" water and", " 中国的首都")),
+]
+CLOSE = 0.05
+"""What float16 and other kernels may move a log-probability of a model this small."""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Callable[..., Path]) -> Path:
+    """Heads as wide as vLLM's kernels take them, and weights of a size that float16 keeps."""
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    return tiny_llama("vllm-llama", seed=4, initializer_range=0.05, **shape)
+
+
+@pytest.fixture(scope="module")
+def lora(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA that changes answers by far more than rounding does."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(6)
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"
+    )
+    tuned = peft.get_peft_model(base, config)
+    for name, weight in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    folder = tmp_path_factory.mktemp("lora")
+    tuned.save_pretrained(folder)
+    return folder
+
+
+def far(one: dict[str, Reply], other: dict[str, Reply]) -> float:
+    pairs = [(a, b) for k in one for a, b in zip(one[k].logprobs, other[k].logprobs, strict=True)]
+    return max(abs(a - b) for a, b in pairs)
+
+
+def by_hf(path: Path, *adapters: Path) -> dict[str, Reply]:
+    spec = ModelSpec(
+        path=str(path),
+        dtype="float32",
+        device="cpu",
+        adapters=[Adapter(path=str(adapter)) for adapter in adapters],
+    )
+    return {reply.id: reply for reply in HFBackend(spec).ask(ASKED)}
+
+
+def test_the_adapter_of_the_gpu_test_changes_what_hf_answers(model: Path, lora: Path) -> None:
+    assert far(by_hf(model), by_hf(model, lora)) > 10 * CLOSE
+
+
+@needs_vllm
+@pytest.mark.parametrize("with_lora", [False, True], ids=["base", "LoRA"])
+@pytest.mark.parametrize("max_logprobs", [64, 1], ids=["at once", "one by one"])
+def test_vllm_gives_the_log_probabilities_of_hf(
+    model: Path, lora: Path, with_lora: bool, max_logprobs: int
+) -> None:
+    adapters = [lora] if with_lora else []
+    spec = ModelSpec(
+        backend="vllm",
+        path=str(model),
+        dtype="float16",
+        max_length=512,
+        adapters=[Adapter(path=str(adapter)) for adapter in adapters],
+        options={
+            "gpu_memory_utilization": 0.2,
+            "enforce_eager": True,
+            "max_logprobs": max_logprobs,
+        },
+    )
+    backend = open_backend(spec)
+    found = {reply.id: reply for reply in backend.ask(ASKED)}
+    assert far(found, by_hf(model, *adapters)) < CLOSE
+    assert backend.describe()["adapters"] == [str(adapter) for adapter in adapters]
+
+
+@needs_vllm
+def test_vllm_scores_smollm2_as_hf_does(tmp_path: Path, smollm2: Path) -> None:
+    # vLLM reads the checkpoint that the GGUF file unpacks to
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"gguf_file": smollm2.name}
+    read: Any = AutoModelForCausalLM.from_pretrained
+    read(smollm2.parent, dtype=torch.float16, **source).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(smollm2.parent, **source).save_pretrained(tmp_path)
+    spec = ModelSpec(
+        backend="vllm",
+        path=str(tmp_path),
+        dtype="float16",
+        max_length=512,
+        options={"gpu_memory_utilization": 0.3, "enforce_eager": True},
+    )
+    found = {reply.id: reply for reply in open_backend(spec).ask(ASKED)}
+    assert far(found, by_hf(tmp_path)) < 2 * CLOSE

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
+from ceval_suite.backends import ranks
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.errors import ModelError, unknown
@@ -35,6 +37,11 @@ def open_backend(spec: ModelSpec, say: Say = lambda _: None) -> Backend:
     """
     if spec.backend not in BACKENDS:
         raise ModelError(unknown("backend", spec.backend, BACKENDS))
+    if ranks.count() > 1 and spec.tp_plan is None:
+        raise ModelError(
+            f"{spec.path}: torchrun started {ranks.count()} processes, and only a model with "
+            "tp_plan: auto is shared among them; start this one without torchrun."
+        )
     try:
         backend: Backend = _named(BACKENDS[spec.backend])(spec, say)
     except ImportError as error:
@@ -56,6 +63,34 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
         found: dict[str, Any] = _named(IDENTITIES[spec.backend])(spec)
         return found
     return identity(spec, resolve(spec))
+
+
+def follow() -> int:
+    """What a process beside the first does: load and compute what the first one does, and no more.
+
+    Returns:
+        The process's exit code, when the first has ended or something went wrong.
+    """
+    backend: Backend | None = None
+    try:
+        ranks.join()
+        while (order := ranks.agreed()) is not None:
+            if isinstance(order, ModelSpec):
+                backend = None  # two models need not fit
+                backend = open_backend(order)
+            else:
+                assert backend is not None
+                for _ in backend.ask(order):
+                    pass
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # whatever it is, the first process waits for this one
+        if os.environ.get("CEVAL_SUITE_DEBUG"):
+            raise
+        ranks.report(" ".join(str(error).split()) or type(error).__name__)
+        return 1
+    ranks.leave()
+    return 0
 
 
 def _named(reference: str) -> Any:

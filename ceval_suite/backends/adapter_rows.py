@@ -27,7 +27,7 @@ def grow(model: Any, shapes: Mapping[str, Shape], config: Any, adapter: str, bas
     embedding = model.get_input_embeddings()
     before = int(embedding.weight.shape[0])
     named = {side: name_of(model, side) for side in ("input", "output")}
-    rows = {side: set(_rows(shapes, name, side)) for side, name in named.items()}
+    rows = {side: set(implied(shapes, name, side)) for side, name in named.items()}
     trained = trained_rows(config)
     wanted = {n for some in rows.values() for n, _ in some}
     if not wanted and max(trained, default=-1) >= before:
@@ -120,7 +120,7 @@ def name_of(model: Any, side: str) -> str:
     return next((name for name, module in model.named_modules() if module is layer), "")
 
 
-def _rows(shapes: Mapping[str, Shape], name: str, side: str) -> Iterator[tuple[int, bool]]:
+def implied(shapes: Mapping[str, Shape], name: str, side: str) -> Iterator[tuple[int, bool]]:
     """Rows that the tensors of a layer imply, and whether each is the whole layer."""
     for key, shape in shapes.items():
         parts = key.removeprefix("base_model.model.").split(f"{name}.", 1)

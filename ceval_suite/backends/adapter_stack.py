@@ -42,6 +42,13 @@ class Stacked:
         self.raw = adapter_files.config(path)
         self.kind = str(self.raw.get("peft_type"))
         self.base = str(self.raw.get("base_model_name_or_path") or UNNAMED)
+        if self.kind == "XLORA":
+            # its weights lie in other directories, which nothing here would check or fingerprint,
+            # and a pass over the whole prompt chooses among them
+            raise ModelError(
+                f"{path}: XLORA mixes adapters that lie elsewhere and cannot be scored; give one "
+                "of those that its configuration names under `adapters`."
+            )
         try:
             with quiet():
                 self.config: Any = PeftConfig.from_pretrained(str(path))

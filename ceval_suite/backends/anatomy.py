@@ -13,8 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ceval_suite.backends import checkpoint, growing, hub, sources
-from ceval_suite.backends.adapter_files import WEIGHTS
+from ceval_suite.backends import checkpoint, growing, hub, own_code, quantise, sources
+from ceval_suite.backends.adapter_files import WEIGHTS, config, expand
+from ceval_suite.backends.adapter_rows import implied, trained_rows
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.loading import check_weights, max_length
@@ -34,6 +35,10 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
     """Everything that can be said of a model without loading or fetching it."""
     if spec.backend in ("server", "lm_eval"):
         return {"local": False, "note": f"answers come through backend {spec.backend}"}
+    try:
+        spec = expand(spec)
+    except ModelError as error:  # an adapter whose base is not to be had
+        return {"local": False, "note": str(error)}
     path = sources.find(spec)
     if path is None:
         return {
@@ -53,10 +58,11 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
         warnings.append(str(error))
         tensors = {}
     about |= _files(path) | _weights(path, config, tensors)
-    tokenizer = _tokenizer(spec, path, warnings)
+    here = _with_adapters_here(spec)
+    tokenizer = _tokenizer(here, path, warnings)
     if tokenizer is not None:
         about["max_length"] = spec.max_length or max_length(_readable(spec, path), tokenizer)
-        about["tokenizer"] = _vocabulary(spec, path, tokenizer, tensors, warnings)
+        about["tokenizer"] = _vocabulary(here, path, tokenizer, tensors, warnings)
         about["start_token"] = _start(path, config, tokenizer, warnings)
         about["chat_template"] = _template(tokenizer, warnings)
     for key in ("quantization_config", "compression_config"):
@@ -64,7 +70,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
             about["quantization"] = config[key]
     if spec.adapters:
         about["adapters"] = [_adapter(adapter) for adapter in spec.adapters]
-    return about | {"fingerprints": _fingerprints(spec, path)} | {"warnings": warnings}
+    return about | {"fingerprints": _fingerprints(spec, path, warnings)} | {"warnings": warnings}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def _readable(spec: ModelSpec, path: Path) -> Any:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+            return AutoConfig.from_pretrained(path, **own_code.options(spec))
         except Exception:  # transformers raises anything here  # noqa: S110
             pass
     config = _config(path)
@@ -124,7 +130,10 @@ def _weights(path: Path, config: Mapping[str, Any], tensors: dict[str, Stored]) 
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.parameters
-    about |= {"tensors": len(tensors), "parameters": sum(dtypes.values()), "dtypes": dtypes}
+    how = config.get("quantization_config") or config.get("compression_config")
+    bits = quantise.described(how)["bits"] if isinstance(how, Mapping) else None
+    count = checkpoint.parameters(tensors, bits)
+    about |= {"tensors": len(tensors), "parameters": count, "dtypes": dtypes}
     embedding, head = checkpoint.embedding(tensors), checkpoint.head(tensors)
     if embedding is not None:
         about["embedding"] = list(embedding.shape)
@@ -143,7 +152,7 @@ def _tokenizer(spec: ModelSpec, path: Path, warnings: list[str]) -> Any:
                 warnings.append(f"tokenizer {spec.tokenizer} is not on this machine")
                 return None
             spec = spec.model_copy(update={"tokenizer": str(kept)})
-        return load_tokenizer(_with_adapters_here(spec), path)
+        return load_tokenizer(spec, path)
     except ModelError as error:
         warnings.append(str(error))
         return None
@@ -153,7 +162,6 @@ def _vocabulary(
     spec: ModelSpec, path: Path, tokenizer: Any, tensors: dict[str, Stored], warnings: list[str]
 ) -> dict[str, Any]:
     tokens = growing.vocabulary(tokenizer)
-    size = max(tokens, default=-1) + 1
     special = {
         key: value
         for key in ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
@@ -163,22 +171,73 @@ def _vocabulary(
     about["special"] = {key: str(value) for key, value in special.items()}
     embedding = checkpoint.embedding(tensors)
     if embedding is not None:
-        rows = embedding.shape[0]
-        about["embedding_rows"] = rows
-        if size > rows and not spec.grow_embeddings:
-            warnings.append(
-                f"the tokenizer has {len(tokens)} entries but the embedding only {rows} rows: it "
-                "cannot be scored without grow_embeddings: true"
-            )
-        zero, equal = checkpoint.never_trained(checkpoint.stored_rows(embedding))
-        about["never_trained"] = {
-            "beyond_tokenizer": max(0, rows - size),
-            **growing.note(zero, equal, tokens),
-        }
-        if named := about["never_trained"]["tokens"]:
-            warnings.append(f"{named} tokens have rows that were never trained")
+        about |= _rows(spec, embedding, tokens, warnings)
     base = growing.base_tokenizer(spec, path)
     return about | (_extension(base, tokenizer, warnings) if base is not None else {})
+
+
+def _rows(
+    spec: ModelSpec, embedding: Stored, tokens: Mapping[int, growing.Token], warnings: list[str]
+) -> dict[str, Any]:
+    """Rows of the embedding beside the entries of the tokenizer, as they are once it is loaded."""
+    size = max(tokens, default=-1) + 1
+    base = rows = embedding.shape[0]
+    for adapter in spec.adapters:
+        brought, whole = _brought(adapter, rows, warnings)
+        if brought is None:
+            continue
+        if brought < rows:
+            warnings.append(
+                f"the embedding of {adapter.path} has {brought} rows and the one below it {rows}, "
+                "which is never cut: it cannot be loaded"
+            )
+            continue
+        rows, embedding = brought, whole or embedding
+    about: dict[str, Any] = {"embedding_rows": rows}
+    if rows != base:
+        about["embedding_rows_of_the_base"] = base
+    if size > rows and not spec.grow_embeddings:
+        warnings.append(
+            f"the tokenizer has {len(tokens)} entries but the embedding only {rows} rows: it "
+            "cannot be scored without grow_embeddings: true"
+        )
+    if size > base and spec.grow_embeddings and spec.tokenizer is None:
+        warnings.append(
+            "grow_embeddings grows only to a tokenizer that `tokenizer:` names: it cannot be loaded"
+        )
+    zero, equal = checkpoint.never_trained(checkpoint.stored_rows(embedding))
+    about["never_trained"] = {
+        "beyond_tokenizer": max(0, rows - size),
+        **growing.note(zero, equal, tokens),
+    }
+    if named := about["never_trained"]["tokens"]:
+        warnings.append(f"{named} tokens have rows that were never trained")
+    return about
+
+
+def _brought(adapter: Adapter, rows: int, warnings: list[str]) -> tuple[int | None, Stored | None]:
+    """Rows that an adapter gives an embedding of `rows`, and its own copy of them, if any."""
+    folder = Path(adapter.path) / adapter.subfolder
+    try:
+        stored = checkpoint.safetensors(folder / WEIGHTS)
+        settings = SimpleNamespace(**{"peft_type": None, **config(folder)})
+    except ModelError as error:
+        warnings.append(str(error))
+        return None, None
+    ends = [f".{name.removesuffix('.weight')}." for name in checkpoint.EMBEDDINGS]
+    numbers: set[int] = set()
+    whole: Stored | None = None
+    for key, tensor in stored.items():
+        inner = f".{key.removeprefix('base_model.model.')}"
+        for end in [end for end in ends if end in inner]:
+            name = f"{inner.split(end)[0]}{end}".strip(".")
+            for number, all_of_it in implied({key: tensor.shape}, name, "input"):
+                numbers.add(number)
+                whole = tensor if all_of_it else whole
+    trained = max(trained_rows(settings), default=-1) + 1
+    if not numbers and trained > rows:
+        numbers = {trained}
+    return max(numbers, default=None), whole
 
 
 def _extension(base: Any, tokenizer: Any, warnings: list[str]) -> dict[str, Any]:
@@ -269,10 +328,14 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
     return {"path": adapter.path, "local": True} | {k: config[k] for k in known if config.get(k)}
 
 
-def _fingerprints(spec: ModelSpec, path: Path) -> dict[str, Any]:
+def _fingerprints(spec: ModelSpec, path: Path, warnings: list[str]) -> dict[str, Any]:
     tokenizer = Path(spec.tokenizer).expanduser() if spec.tokenizer else path
     if not tokenizer.exists():
         tokenizer = hub.cached(str(spec.tokenizer), spec.tokenizer_revision) or path
     local = spec.model_copy(update={"tokenizer": str(tokenizer)}) if spec.tokenizer else spec
-    found = sources.identity(_with_adapters_here(local), path)
+    try:
+        found = sources.identity(_with_adapters_here(local), path)
+    except ModelError as error:  # code that nothing pins
+        warnings.append(str(error))
+        return {}
     return {k: v for k, v in found.items() if k.endswith("_sha256") or k == "adapters"}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,15 @@ EMBEDDINGS = (
 
 HEADS = ("lm_head.weight", "output_layer.weight", "embed_out.weight", "output.weight")
 """How they name the output embedding; of these, the outermost."""
+
+PARTS = re.compile(
+    r"[._](SCB|weight_(format|scale|scale_inv|zero_point|shape|g_idx|global_scale)|input_scale"
+    r"|absmax|quant_map|nested_\w+|quant_state\.\w+|scales|qzeros|g_idx)$"
+)
+"""How the formats name what belongs to quantised weights and is none itself."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What weights are computed in."""
 
 KEY = 16
 """Bytes of a row that are compared before whole rows are."""
@@ -117,6 +128,43 @@ def tensors(path: Path) -> dict[str, Stored]:
         if file.suffix == ".safetensors":
             found |= safetensors(file)
     return found
+
+
+def stored_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that a config.json names; float32 where it names none that is computed in."""
+    content = config.get("text_config") or config
+    found = str(content.get("dtype") or content.get("torch_dtype") or "float32")
+    return found if found in DTYPES else "float32"
+
+
+def parameters(found: Mapping[str, Stored], bits: int | None = None) -> int:
+    """Numbers that the tensors stand for: packed ones unpacked, scales and zero points left out.
+
+    `bits` is the width of a quantised weight, None of a checkpoint that is not quantised.
+    """
+    if bits is None:
+        return sum(tensor.parameters for tensor in found.values())
+    total = 0
+    states = {n.split(".quant_state.")[0]: t for n, t in found.items() if ".quant_state." in n}
+    for name, tensor in found.items():
+        if PARTS.search(name):
+            continue
+        shape = found.get(f"{name.removesuffix('_packed')}_shape")
+        if name in states:  # bitsandbytes, 4 bits
+            total += math.prod(json.loads(_content(states[name]))["shape"])
+        elif name.endswith(".weight_packed") and shape is not None:  # compressed-tensors
+            total += math.prod(np.frombuffer(_content(shape), np.int64).tolist())
+        elif name.endswith(".qweight"):  # GPTQ and AWQ
+            total += tensor.size * 8 // bits
+        else:
+            total += tensor.parameters
+    return total
+
+
+def _content(tensor: Stored) -> bytes:
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.start)
+        return stream.read(tensor.size)
 
 
 def embedding(found: dict[str, Stored]) -> Stored | None:

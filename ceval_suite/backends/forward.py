@@ -58,6 +58,7 @@ class Forward:
         self.computed = 0
         self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
+        self._in_step = False
         self._cached_lengths = [
             (module, name)
             for module in model.modules()
@@ -78,6 +79,11 @@ class Forward:
         self._linears = products.Linears(model, apart=inner, room=room)
         attention.register()
         products.keep_memory()
+
+    def keep_in_step(self) -> None:
+        """Decide nothing by time or by what fits here: other processes make the same passes."""
+        self._in_step = True
+        self.sizes.fix(self.sizes.now)
 
     def kernels(self) -> dict[str, Any]:
         """What computes products and attention on the packed path, as far as it is settled."""
@@ -146,6 +152,11 @@ class Forward:
                 size = len(some.tokens)
                 if size <= SMALLEST:
                     raise _no_memory(size)
+                if self._in_step:
+                    raise ModelError(
+                        f"out of memory on {size} tokens at once; give --memory, or start more "
+                        "processes."
+                    )
                 if some.last - first == 1:
                     nodes = halve(nodes, first)
                 torch.cuda.empty_cache()

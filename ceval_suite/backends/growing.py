@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import torch
 
-from ceval_suite.backends import checkpoint
+from ceval_suite.backends import checkpoint, placement
+from ceval_suite.backends.adapter_files import tokenizer_home
 from ceval_suite.backends.tokenizers import load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -63,8 +64,8 @@ def first_difference(old: Mapping[int, Token], new: Mapping[int, Token]) -> int 
 
 
 def base_tokenizer(spec: ModelSpec, path: Path) -> Any:
-    """The tokenizer beside the weights of a spec that names another one; None without any there."""
-    if spec.tokenizer is None:
+    """The tokenizer beside the weights of a spec that uses another one; None without any there."""
+    if spec.tokenizer is None and tokenizer_home(spec) is None:
         return None
     own = spec.model_copy(update={"tokenizer": None, "tokenizer_revision": None, "adapters": []})
     try:
@@ -195,7 +196,7 @@ def _matrices(model: Any) -> list[torch.Tensor]:
 
 def _never_trained(model: Any, tokens: Mapping[int, Token]) -> dict[str, Any]:
     """Rows beyond the tokenizer, and rows of tokens that are zero or equal one another."""
-    weight = model.get_input_embeddings().weight
+    weight = placement.whole(model.get_input_embeddings().weight)
     about: dict[str, Any] = {"beyond_tokenizer": len(weight) - max(tokens, default=-1) - 1}
     if not weight.is_floating_point() or weight.is_meta:
         return about

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import loading, seq2seq, tokenizers
+from ceval_suite.backends import loading, ranks, seq2seq, tokenizers
+from ceval_suite.backends.attention import ways_on
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.forward import Forward
@@ -80,7 +81,7 @@ class _Job:
 
 
 class HFBackend:
-    """Scores with a transformers model on one device."""
+    """Scores with a transformers model on one device, or on several."""
 
     def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
         """Load tokenizer and weights.
@@ -90,10 +91,18 @@ class HFBackend:
         """
         self.spec = spec
         self.say = say
+        self._shared = spec.tp_plan is not None and ranks.count() > 1
+        if self._shared:
+            ranks.tell(spec)
         self.loaded = loading.load(spec)
         self.model = self.loaded.model
         self.forward = Forward(self.model, say, spec.memory_bytes)
         self.device = self.forward.device
+        if self._shared:
+            self.forward.keep_in_step()
+            versions = self.loaded.about["versions"]
+            ways = ways_on(self.device.type, self.loaded.dtype)
+            ranks.check_alike("versions or kernels", (versions, ways))
         self._pair = bool(getattr(self.model.config, "is_encoder_decoder", False))
         self.encoder = Encoder(self.loaded.tokenizer, apart=self._pair)
         attached = self.loaded.attached
@@ -142,6 +151,8 @@ class HFBackend:
     @torch.inference_mode()
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Score all requests, in the engine's order."""
+        if self._shared:
+            ranks.tell(requests := list(requests))
         chunks = _chunks(requests)
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]
@@ -182,7 +193,9 @@ class HFBackend:
             crossed = any(self._checked < n < length for n in self._numbers)
             new = self._checked < length and (length == usual or crossed)
             if self.path["attention"] != "plain" and new:
-                self.path, self._checked = check(self.forward, todo, length), length
+                found = check(self.forward, todo, length)
+                self.path = ranks.agreed(found) if self._shared else found
+                self._checked = length
                 if self.path["attention"] == "plain":
                     self.say(f"plain path: {self.path['reason']}")
         return self.path["attention"] == "packed"

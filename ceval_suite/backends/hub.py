@@ -20,6 +20,7 @@ from filelock import FileLock
 from ceval_suite.errors import DataError, ModelError
 from ceval_suite.fetch import get
 from ceval_suite.files import cache_dir
+from ceval_suite.secrecy import clean
 
 Progress = Callable[[int, int | None], None]
 """(bytes so far, bytes in all or None)"""
@@ -213,7 +214,7 @@ def _literal(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    text = " ".join(clean(str(error)).split()).split(". ")[0].rstrip(".")
     return (text or type(error).__name__)[:200]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ceval_suite.backends.sources import resolve
 from ceval_suite.errors import ModelError, PromptError, unknown
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
+from ceval_suite.secrecy import clean, is_secret, secrets, shown, without
 
 CHUNK = 64
 """Requests a call: a class answers only when all of a call are done."""
@@ -37,8 +39,8 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
     return {
         "backend": "lm_eval",
         "lm": options.lm,
-        "arguments": dict(sorted(options.arguments.items())),
-        "path": spec.path if path is None else None,
+        "arguments": shown(dict(sorted(options.arguments.items()))),
+        "path": clean(spec.path) if path is None else None,
         "revision": spec.revision if path is None else None,
         **about,
     }
@@ -76,13 +78,19 @@ class LmEvalBackend:
                 f"({error.name}); run \"pip install 'lm-eval[{self.options.lm}]'\"."
             ) from error
         arguments = _arguments(found, spec, _files(spec))
+        self._secrets = secrets(arguments)
+        _hide(self._secrets)
+        for name in filter(is_secret, self.options.arguments):
+            say(
+                f"lm_eval: options.arguments.{name} is used and never written; a key is better "
+                "kept in the environment variable that the class reads"
+            )
         try:
             self.lm: Any = found(**arguments)
         except Exception as error:  # such classes raise anything here
-            text = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             raise ModelError(
-                f"{spec.path}: lm-eval's '{self.options.lm}' cannot load it ({text}); check path "
-                "and options.arguments in models.yaml."
+                f"{clean(spec.path)}: lm-eval's '{self.options.lm}' cannot load it "
+                f"({self._said(error)}); check path and options.arguments in models.yaml."
             ) from error
         self._tokenizes = callable(getattr(self.lm, "tok_encode", None)) and (
             getattr(self.lm, "tokenizer", None) is not None
@@ -94,6 +102,9 @@ class LmEvalBackend:
                 f"lm_eval: prompts are not fitted into the context: '{self.options.lm}' does not "
                 "say how long it is, or has no tokenizer to count with"
             )
+
+    def _said(self, error: Exception) -> str:
+        return without(str(error), self._secrets)[:300].rstrip(".") or type(error).__name__
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, as the class tokenises a context.
@@ -147,8 +158,8 @@ class LmEvalBackend:
         return {
             "backend": "lm_eval",
             "lm": self.options.lm,
-            "name_or_path": self.spec.path,
-            **{key: str(value) for key, value in about.items()},
+            "name_or_path": clean(self.spec.path),
+            **{key: without(str(value), self._secrets) for key, value in about.items()},
             "dtype": dtype or None,
             "max_length": None if self.max_length == UNKNOWN_LENGTH else self.max_length,
             "path": {"attention": f"lm_eval {self.options.lm}"},
@@ -169,7 +180,13 @@ class LmEvalBackend:
             for request in requests
             for k, c in enumerate(request.continuations)
         ]
-        found = iter(self.lm.loglikelihood(made, disable_tqdm=True))
+        try:
+            found = iter(self.lm.loglikelihood(made, disable_tqdm=True))
+        except Exception as error:  # as when it is made: a server that is gone, memory that is full
+            raise ModelError(
+                f"{requests[0].id}: lm-eval's '{self.options.lm}' cannot score it "
+                f"({self._said(error)}); finished records are kept."
+            ) from error
         for request, number in zip(requests, counts, strict=True):
             logprobs = tuple(float(next(found)[0]) for _ in request.continuations)
             if not all(map(math.isfinite, logprobs)):
@@ -205,6 +222,20 @@ class LmEvalBackend:
         return number
 
 
+def _hide(hidden: list[str]) -> None:
+    """Keep secrets out of what the library logs: it repeats what servers and sockets say."""
+
+    def hides(record: logging.LogRecord) -> bool:
+        record.msg, record.args = without(record.getMessage(), hidden), ()
+        return True
+
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("lm_eval")]:
+        logger = logging.getLogger(name)
+        for old in [f for f in logger.filters if getattr(f, "__name__", "") == hides.__name__]:
+            logger.removeFilter(old)
+        logger.addFilter(hides)
+
+
 def _arguments(found: Any, spec: ModelSpec, path: Path | None) -> dict[str, Any]:
     """Arguments of an LM class: the spec's where it takes them, and those of the options.
 
@@ -231,6 +262,7 @@ def _arguments(found: Any, spec: ModelSpec, path: Path | None) -> dict[str, Any]
         "tokenizer": spec.tokenizer,
         "revision": spec.revision if path is None else None,
         "trust_remote_code": spec.trust_remote_code or None,
+        "code_revision": spec.code_revision,
     }
     for key, value in given.items():
         if value is None:
@@ -238,5 +270,7 @@ def _arguments(found: Any, spec: ModelSpec, path: Path | None) -> dict[str, Any]
         if key in takes:
             out[key] = value
         elif key != "batch_size":
-            raise ModelError(f"{spec.path}: lm-eval's '{options.lm}' takes no {key}; drop the key.")
+            raise ModelError(
+                f"{clean(spec.path)}: lm-eval's '{options.lm}' takes no {key}; drop the key."
+            )
     return out | options.arguments

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ceval_suite.backends import checkpoint, growing, placement, quantise
+from ceval_suite.backends import checkpoint, growing, own_code, placement, quantise, weights
 from ceval_suite.backends.adapter_files import CONFIG, expand
 from ceval_suite.backends.adapters import Attached, attach
 from ceval_suite.backends.gguf_header import check_gguf
@@ -54,7 +54,7 @@ def load(spec: ModelSpec) -> Loaded:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     path = resolve(spec := expand(spec))
-    source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    source = own_code.options(spec)
     where = path
     if path.suffix == ".gguf":
         check_gguf(path)
@@ -66,14 +66,19 @@ def load(spec: ModelSpec) -> Loaded:
     try:
         # a GGUF file stores quantised blocks: it has no dtype of its own to read
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
+        if spec.tp_plan is not None and config is not None:
+            placement.check_heads(spec, config)
         dtype = _dtype(spec, config, device)
         loaded, found, how = _read(spec, where, source, config, dtype)
     except ModelError:
         raise
     except Exception as error:  # transformers raises anything here
-        raise unreadable(spec, "the checkpoint", error) from error
+        raise unreadable(spec, "the checkpoint", error, path) from error
     _check_complete(spec, found)
     base: Any = (loaded if how else loaded.to(device)).eval()
+    if spec.tp_plan is not None:
+        placement.settle(spec, base)
+    own_code.try_out(spec.path, base, path)
     about = {
         "name_or_path": spec.path,
         "revision": spec.revision,
@@ -98,7 +103,7 @@ def _finish(
     model: Any = attached.model
     about |= grown or growing.fit(spec, path, model, tokenizer)
     about |= placement.described(model)
-    about["parameters"] = sum(p.numel() for p in model.parameters())
+    about |= {"parameters": weights.parameters(model), "bytes": weights.model_size(model)}
     about["embedding_rows"] = int(model.get_input_embeddings().weight.shape[0])
     about["adapters_applied"] = attached.about
     longest = max_length(model.config, tokenizer) - attached.virtual_tokens

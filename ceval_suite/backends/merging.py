@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ceval_suite import __version__
-from ceval_suite.backends import adapter_files, loading
+from ceval_suite.backends import adapter_files, checkpoint, loading
 from ceval_suite.backends.adapter_proof import Probe, apart, logits
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.sources import (
@@ -31,8 +31,6 @@ PROVENANCE = "merge.json"
 
 SHARD = "4GB"
 """Largest file of weights."""
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def merge(spec: ModelSpec, out: Path, say: Say) -> dict[str, Any]:
@@ -86,10 +84,7 @@ def _whole(spec: ModelSpec) -> ModelSpec:
 
 def _stored(path: Path) -> str:
     config = path / "config.json"
-    content = adapter_files.read(config) if config.is_file() else {}
-    content = content.get("text_config") or content
-    found = str(content.get("dtype") or content.get("torch_dtype") or "float32")
-    return found if found in DTYPES else "float32"
+    return checkpoint.stored_dtype(adapter_files.read(config) if config.is_file() else {})
 
 
 def _write(spec: ModelSpec, loaded: loading.Loaded, folder: Path) -> None:

@@ -148,7 +148,7 @@ def plain(module: Any) -> bool:
     """
     return (
         type(module) is torch.nn.Linear
-        and type(module.weight) in (torch.nn.Parameter, torch.Tensor)
+        and type(getattr(module, "weight", None)) in (torch.nn.Parameter, torch.Tensor)
         and "forward" not in vars(module)
     )
 

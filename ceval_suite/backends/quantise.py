@@ -88,6 +88,8 @@ def options(spec: ModelSpec, config: Any, device: str, dtype: Any) -> dict[str, 
         return {"device_map": {"": device}} | _dequantised(config, already)
     assert spec.quant is not None
     _check_needs(spec, spec.quant.method, device)
+    if spec.quant.method == "quanto" and spec.quant.bits < 8:
+        quantisers.check_unpacking(spec, device)
     made = _config(spec.quant, dtype)
     return {"device_map": {"": device}} | ({"quantization_config": made} if made else {})
 
@@ -179,6 +181,7 @@ def settle(
     if quant is not None:
         if quant.method in ("hqq", "torchao") and _config(quant, None) is None:
             quantisers.apply(spec, model, quant)
+        quantisers.check_head(spec, model, quant)
         head = model.get_output_embeddings()
         if head is not None and "lm_head" in quant.skip and quantised(head):
             raise ModelError(
@@ -227,6 +230,8 @@ def _exact(model: Any, dtype: Any) -> None:
         weight: Any = getattr(module, "weight", None)
         if type(weight).__module__.startswith("torchao.") and weight.dtype != dtype:
             module.weight = torch.nn.Parameter(weight.to(dtype=dtype), requires_grad=False)
+        if type(weight).__name__ == "WeightQBitsTensor":  # quanto's fewer than 8 bits
+            module.forward = quantisers.outside_inference(module.forward)
         # on CPUs with AVX-512 bitsandbytes computes 4-bit layers in bfloat16, whatever was asked
         exact = getattr(module, "compute_dtype", None) == torch.float32
         if exact and getattr(module, "support_avx512bf16_for_cpu", False):

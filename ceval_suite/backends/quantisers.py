@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -66,6 +67,33 @@ def linear_tensor(weight: torch.Tensor, quant: Quant) -> Any:
     )
 
 
+def check_unpacking(spec: ModelSpec, device: str) -> None:
+    """Have quanto build what unpacks its fewer bits: it does so when that is first used.
+
+    Raises:
+        ModelError: it could not.
+    """
+    try:
+        import_module("optimum.quanto")  # registers the operation
+        torch.ops.quanto.unpack(torch.zeros(8, dtype=torch.uint8, device=device), 4)
+    except Exception as error:  # of the compiler, of ninja, of a folder that cannot be written
+        reason = " ".join(str(error).split()).rstrip(".")[:160]
+        raise ModelError(
+            f"{spec.path}: quanto compiles what unpacks fewer than 8 bits, and failed ({reason}); "
+            "install a C++ compiler and ninja, or use method: hqq or torchao."
+        ) from error
+
+
+def outside_inference(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A layer's forward pass for tensors that torch cannot detach in its inference mode."""
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return forward(x)
+
+    return run
+
+
 def layers(model: Any, quant: Quant) -> Iterator[tuple[str, torch.nn.Linear]]:
     """The linear layers that a method quantises: all but the skipped, by name."""
     ends = tuple(skipped(quant))
@@ -88,6 +116,18 @@ def apply(spec: ModelSpec, model: Any, quant: Quant) -> None:
         else:
             weight = linear_tensor(module.weight.detach(), quant)
             module.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def check_head(spec: ModelSpec, model: Any, quant: Quant) -> None:
+    """Raise a ModelError where the head is to be quantised and is the input embedding itself."""
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    tied = weight is not None and weight is model.get_input_embeddings().weight
+    if tied and "lm_head" not in quant.skip:
+        raise ModelError(
+            f"{spec.path}: its output embedding is tied to the input embedding, which is not "
+            "quantised; leave lm_head among skip:."
+        )
 
 
 def check_group(spec: ModelSpec, name: str, module: torch.nn.Linear, quant: Quant) -> None:

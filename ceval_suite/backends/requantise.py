@@ -6,6 +6,7 @@ would be no smaller: those are computed by torchao too, but packed into compress
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,43 +16,62 @@ from typing import Any
 import torch
 
 from ceval_suite import __version__
-from ceval_suite.backends import quantise, quantisers, weights
+from ceval_suite.backends import (
+    adapter_files,
+    checkpoint,
+    quantise,
+    quantisers,
+    weights,
+)
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.loading import load
-from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve
+from ceval_suite.backends.sources import TOKENIZER_FILES, identity, resolve, tokenizer_place
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec, Quant
 from ceval_suite.records import write_json
 
 PROVENANCE = "provenance.json"
 
+SHARD = "4GB"
+"""Largest file of weights."""
+
+WRITTEN: dict[str, Any] = {
+    **dict.fromkeys(("revision", "sha256", "tokenizer", "tokenizer_revision", "max_length")),
+    "adapters": [],
+    "grow_embeddings": False,
+}
+"""What of a spec the written checkpoint needs no longer."""
+
 
 def quantize(name: str, spec: ModelSpec, quant: Quant, out: Path, say: Say) -> dict[str, Any]:
     """Write `spec` with its linear layers quantised to the directory `out`.
 
-    The result is loaded again and compared, layer by layer, with what was meant to be written.
+    The directory appears when it is whole: the result is written under another name, loaded again
+    and compared, layer by layer, with what was meant to be written.
 
     Returns:
         The content of the provenance file.
 
     Raises:
-        ModelError: not torchao, `out` is in use, or the result does not read back.
+        ModelError: not torchao, `out` is in use, weights that are quantised already, an adapter
+            that cannot be merged, a tied head, or a result that does not read back.
     """
     if quant.method != "torchao":
         raise ModelError(
             f"model quantize writes with torchao; {quant.method} quantises while a model is "
             "loaded: name it as quant: in models.yaml."
         )
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: not an empty directory; give another --out.")
-    dense = spec.model_copy(update={"quant": None, "device": "cpu", "dtype": _stored(spec)})
+    dense = _dense(spec)
     loaded = load(dense)
-    if "quantisation" in loaded.about:
+    if not all(one["merged"] for one in loaded.about["adapters_applied"]):
         raise ModelError(
-            f"{spec.path}: its weights are quantised already "
-            f"({loaded.about['quantisation']['method']}); give the unquantised checkpoint."
+            f"{spec.path}: its adapters stay attached; write the merged checkpoint with "
+            "'ceval-suite model merge' and quantise that."
         )
     model = loaded.model
+    quantisers.check_head(spec, model, quant)
     quantise.dense_config(model)
     before = weights.model_size(model)
     chosen = dict(quantisers.layers(model, quant))
@@ -60,10 +80,11 @@ def quantize(name: str, spec: ModelSpec, quant: Quant, out: Path, say: Say) -> d
         raise ModelError(f"{spec.path}: this model has no linear layer to quantise.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
-        folder = Path(partial)
+        folder = Path(partial) / "quantised"
+        generation = _generation(model, resolve(spec))
         (_write_torchao if quant.bits == 8 else _write_packed)(model, made, quant, folder)
-        _tokenizer(dense, loaded.tokenizer, folder)
-        again = load(ModelSpec(path=partial, device="cpu", dtype=dense.dtype))
+        _copy(dense, loaded.tokenizer, generation, folder)
+        again = load(dense.model_copy(update=WRITTEN | {"path": str(folder)}))
         _same(made, again.model, out)
         about = {
             "made_from": {"name": name, **spec.model_dump(exclude_defaults=True)},
@@ -75,22 +96,24 @@ def quantize(name: str, spec: ModelSpec, quant: Quant, out: Path, say: Say) -> d
             "versions": {"ceval_suite": __version__, **loaded.about["versions"]},
         }
         write_json(folder / PROVENANCE, about)
-        out.mkdir(exist_ok=True)
-        for file in sorted(folder.iterdir()):
-            shutil.move(file, out / file.name)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(folder, out)
     say(f"{len(made)} layers quantised to {quant.bits} bits, {out}")
     return about
 
 
-def _stored(spec: ModelSpec) -> str:
-    """The dtype to keep: the spec's, else the checkpoint's own."""
-    from transformers import AutoConfig
-
-    path = resolve(spec)
-    if spec.dtype != "auto" or path.is_file():
-        return spec.dtype if spec.dtype != "auto" else "float32"
-    config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
-    return str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+def _dense(spec: ModelSpec) -> ModelSpec:
+    """The spec without quantisation, on a CPU, in the dtype that it names or is stored in."""
+    file = resolve(spec) / "config.json"
+    content = adapter_files.read(file) if file.is_file() else {}
+    if how := content.get("quantization_config") or content.get("compression_config"):
+        raise ModelError(
+            f"{spec.path}: its weights are quantised already "
+            f"({quantise.described(how)['method']}); give the unquantised checkpoint."
+        )
+    dtype = spec.dtype if spec.dtype != "auto" else checkpoint.stored_dtype(content)
+    return spec.model_copy(update={"quant": None, "device": "cpu", "dtype": dtype})
 
 
 def _tensor(spec: ModelSpec, name: str, module: Any, quant: Quant) -> Any:
@@ -110,7 +133,7 @@ def _write_torchao(model: Any, made: Mapping[str, Any], quant: Quant, folder: Pa
     )
     model.config.quantization_config = config
     model.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=SHARD)
 
 
 def _write_packed(model: Any, made: Mapping[str, Any], quant: Quant, folder: Path) -> None:
@@ -136,7 +159,7 @@ def _write_packed(model: Any, made: Mapping[str, Any], quant: Quant, folder: Pat
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": numbers}},
         "ignore": _kept(model, made),
     }
-    model.save_pretrained(folder, state_dict=state)
+    model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
 
 
 def _kept(model: Any, made: Mapping[str, Any]) -> list[str]:
@@ -145,13 +168,35 @@ def _kept(model: Any, made: Mapping[str, Any]) -> list[str]:
     return [name for name in linear if name not in made]
 
 
-def _tokenizer(spec: ModelSpec, tokenizer: Any, folder: Path) -> None:
-    source = Path(spec.tokenizer).expanduser() if spec.tokenizer else resolve(spec)
-    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not files:  # a GGUF file, or a tokenizer from the hub
+def _generation(model: Any, base: Path) -> Path | None:
+    """The base's file of generation settings, which stands for what the model made of them."""
+    from transformers import GenerationConfig
+
+    file = base / "generation_config.json"
+    if not file.is_file():
+        return None
+    # one that contradicts itself cannot be saved
+    model.generation_config = GenerationConfig()
+    return file
+
+
+def _copy(spec: ModelSpec, tokenizer: Any, generation: Path | None, folder: Path) -> None:
+    """Tokenizer, chat templates, generation settings and, where it is allowed, code."""
+    base = resolve(spec)
+    home = tokenizer_place(spec, base)
+    if home.is_dir():
+        files = [*(home / name for name in TOKENIZER_FILES), *home.glob("*.tiktoken")]
+        templates = home / "additional_chat_templates"
+        if templates.is_dir():
+            shutil.copytree(templates, folder / templates.name)
+    else:  # in a GGUF file
+        files = list[Path]()
         tokenizer.save_pretrained(folder)
-    for file in [*files, *source.glob("*.tiktoken")]:
-        shutil.copy(file, folder / file.name)
+    files += [generation] if generation else []
+    files += base.glob("*.py") if spec.trust_remote_code else []
+    for file in files:
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _same(made: Mapping[str, Any], model: Any, out: Path) -> None:

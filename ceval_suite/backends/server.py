@@ -3,8 +3,8 @@
 A prompt's continuations are looked up among the likeliest next tokens (one request an item). What
 is not among them, or is longer than a token, is scored from an echoed prompt (one request a
 continuation) where the server echoes log-probabilities. Where it does not, a label that was not
-returned gets the most that it can have, and an item none of whose labels was returned stays
-unanswered.
+returned gets the most that it can have and is named in the record (`bounded`), and an item none of
+whose labels was returned stays unanswered.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ class ServerBackend:
                 if not self.proved.echo:
                     kind = "bounded" if whole else "unanswered"
                     logprobs = wire.bounded(found, values) if whole else ()
-                    return self._reply(ask, kind, logprobs, [reply], whole)
+                    return self._reply(ask, kind, logprobs, [reply], values)
             exact, replies, length = self._echoed(ask)
             return self._reply(ask, "echo", exact, replies, beyond=length)
         except wire.NotProved as error:
@@ -314,13 +314,14 @@ class ServerBackend:
         kind: str,
         logprobs: tuple[float, ...],
         replies: Sequence[Any],
-        seen: Sequence[float] | None = None,
+        seen: Sequence[float | None] | None = None,
         beyond: int = 0,
     ) -> Reply:
         asked = [wire.usage(reply, "prompt_tokens") or 0 for reply in replies]
         cached = [wire.usage(r, "prompt_tokens_details.cached_tokens") or 0 for r in replies]
         systems = {str(r["system_fingerprint"]) for r in replies if r.get("system_fingerprint")}
         ours = len(ask.encoded.head) if ask.encoded and self.proved.ids else 0
+        found = logprobs if seen is None else seen
         if asked[0] and asked[0] < ours:
             raise ModelError(
                 f"{ask.request.id}: the server read {asked[0]} tokens of a prompt of {ours}: it "
@@ -333,6 +334,7 @@ class ServerBackend:
             id=ask.request.id,
             logprobs=logprobs,
             num_tokens=ours or max(0, asked[0] - beyond),
-            choice_mass=proof.mass(logprobs if seen is None else seen),
+            choice_mass=proof.mass([v for v in found if v is not None]),
             new_tokens=sum(asked) - sum(cached),
+            bounded=tuple(k for k, v in enumerate(found) if v is None) if logprobs else (),
         )

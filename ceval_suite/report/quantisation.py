@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     """The effect on answers, joined by item.
 
     Raises:
-        RunError: different items, or items whose choices differ.
+        RunError: different items, items whose choices differ, or labels that a server left out.
     """
     by_id = {record.id: record for record in base}
     pairs = [(by_id[record.id], record) for record in other if record.id in by_id]
@@ -69,6 +70,11 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     for one, two in pairs:
         if one.logprobs.keys() != two.logprobs.keys() or one.prompt_sha256 != two.prompt_sha256:
             raise RunError(f"item {one.id} was put in two ways; compare runs of one protocol.")
+        if one.bounded or two.bounded or not one.logprobs:
+            raise RunError(
+                f"item {one.id}: a server left labels out, and without their log-probabilities "
+                "there is no distribution to compare; allow it more top_logprobs."
+            )
     labelled = [(one, two) for one, two in pairs if two.correct is not None]
     return Effect(
         n=len(pairs),
@@ -178,21 +184,32 @@ def layers(sides: Sequence[Side]) -> Table:
     )
 
 
-def plot(sides: Sequence[Side], path: Path) -> None:
-    """The layers' SNR, one line a model, as an SVG.
+def require_plot() -> None:
+    """Find out before anything is computed whether `plot` can draw.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        import_module("matplotlib.figure")
     except ImportError as error:
         raise ConfigError(
             "--plot needs matplotlib, which is not installed; run pip install 'ceval-suite[plot]'."
         ) from error
+
+
+def plot(sides: Sequence[Side], path: Path) -> None:
+    """The layers' SNR, one line a model with quantised layers, as an SVG.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    require_plot()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    for side in sides:
+    for side in (side for side in sides if side.layers):
         heights = [layer.snr for layer in side.layers]
         axes.plot(range(len(heights)), heights, marker=".", linewidth=0.8, label=side.name)
     axes.set_xlabel("quantised layer, from the first to the last")
