@@ -51,10 +51,13 @@ backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
 tokenizer.__init__
+tokenizer.pieces tokenizer.byte_pairs tokenizer.sentence_pieces
+tokenizer.training
+tokenizer.extend
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation
+report.board report.listing report.entry report.quantisation report.extension
 preview progress
 sweep
 quantised
