@@ -53,7 +53,7 @@ fitting
 tokenizer.__init__
 tokenizer.pieces tokenizer.byte_pairs tokenizer.sentence_pieces
 tokenizer.training
-tokenizer.extend
+tokenizer.extend tokenizer.written tokenizer.ordered
 verify
 run
 report.__init__ report.table

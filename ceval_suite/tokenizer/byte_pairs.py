@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 ANCHOR = "\n"
@@ -30,7 +31,7 @@ class Growth:
         """The tokens after all new merges, least rank first and left before right."""
         out = list(tokens)
         while len(out) > 1:
-            ranks = [self.merges.get((a, b)) for a, b in zip(out, out[1:], strict=False)]
+            ranks = [self.merges.get((a, b)) for a, b in pairwise(out)]
             known = [(rank, k) for k, rank in enumerate(ranks) if rank is not None]
             if not known:
                 break
@@ -157,8 +158,7 @@ def _chain(
     """
     left = growth.join(waiting[token])
     while len(left) > 1 and "".join(left) == token:
-        pairs = zip(left, left[1:], strict=False)
-        pair = next(((a, b) for a, b in pairs if a + b not in old), None)
+        pair = next(((a, b) for a, b in pairwise(left) if a + b not in old), None)
         if pair is None:
             return
         union = pair[0] + pair[1]

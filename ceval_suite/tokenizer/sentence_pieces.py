@@ -28,9 +28,6 @@ FLOOR = -float(2**23)
 """Scores below this mark pieces as last resorts (LLaMA's runs of blanks have -1e9); float32 has
 no room for whole steps much further down."""
 
-ROUNDS = 64
-"""No piece is longer than SentencePiece's own limit of characters, and each round joins two."""
-
 
 @dataclass(frozen=True)
 class Outside:
@@ -87,16 +84,14 @@ def grow(
                 "drop that one from the base and add it again afterwards."
             )
     added: dict[str, None] = {}
-    for _ in range(ROUNDS):
+    while True:
         model = _build(proto, outside, pieces, list(added), scores)
         lost = unreachable(model, first, pieces)
-        if not lost or not add_merges:
+        unions = ["".join(parts[:2]) for parts in lost.values() if len(parts) > 1]
+        more = [union for union in unions if union not in added]
+        if not more or not add_merges:
             break
-        pairs = (_pair(parts) for parts in lost.values())
-        more = [union for union in pairs if union is not None and union not in added]
-        if not more:
-            break
-        added |= dict.fromkeys(more)
+        added |= dict.fromkeys(more)  # each round joins two parts of every piece: it ends
     shown = {p: f"intermediate pieces are missing: {' '.join(q)}" for p, q in lost.items()}
     return Grown(model, first, tuple(added), shown)
 
@@ -165,12 +160,9 @@ def _symbols(tokens: Iterable[str]) -> list[str]:
     return out
 
 
-def _pair(parts: Sequence[str]) -> str | None:
-    """The union of the first two parts."""
-    return parts[0] + parts[1] if len(parts) > 1 else None
-
-
-def fast(proto: Any, template: Mapping[str, Any] | None, frame: Mapping[str, Any]) -> dict[str, Any]:
+def fast(
+    proto: Any, template: Mapping[str, Any] | None, frame: Mapping[str, Any]
+) -> dict[str, Any]:
     """A `tokenizer.json` for a model: the given one's parts, or SentencePiece's own ways.
 
     `frame` has what only a tokenizer knows: its added tokens and post-processor.
