@@ -8,10 +8,12 @@ always the union of whole old ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
+
+from ceval_suite.backends.lexicon import bytes_of_characters
 
 ANCHOR = "\n"
 """A text that no piece reaches across: what follows it is tokenised as inside a text."""
@@ -62,18 +64,18 @@ def grow(
     waiting: dict[str, list[str]] = {}
     for token, text in pieces.items():
         cut = _cut(core, token, text)
-        if cut is not None:
-            growth.lost[token] = f"cut before merging: {cut}"
+        if cut:
+            growth.lost[token] = f"cut before merging: {' | '.join(cut)}"
         elif token not in atoms:
             waiting[token] = [*_tokens(core, token, atoms)]
     _merge_pairs(growth, waiting)
     if add_merges:
         for token in list(waiting):
             waiting[token] = _with_atoms(growth, core, old, token, waiting[token], atoms)
-            _chain(growth, old, token, waiting)
+            _chain(growth, old, token, waiting, pieces[token])
         _merge_pairs(growth, waiting)
     for token, tokens in waiting.items():
-        parts = " ".join(growth.join(tokens))
+        parts = " ".join(_shown(one) for one in growth.join(tokens))
         growth.lost[token] = f"intermediate merges are missing: {parts}"
     made = _written(definition, old, growth)
     _prove(made, pieces, growth)
@@ -90,17 +92,17 @@ def _numbered(old: Mapping[str, int], tokens: Iterable[str]) -> dict[str, int]:
     return {token: first + k for k, token in enumerate(tokens)}
 
 
-def _cut(core: Any, token: str, text: str) -> str | None:
-    """How a piece falls apart before merging, or None when it stays in one part."""
+def _cut(core: Any, token: str, text: str) -> list[str]:
+    """How a piece falls apart before merging; nothing when it stays in one part."""
     first: list[str] = []
     for k, context in enumerate((text, ANCHOR + text, text + ANCHOR)):
         normal = core.normalizer.normalize_str(context) if core.normalizer else context
         split = core.pre_tokenizer.pre_tokenize_str(normal) if core.pre_tokenizer else []
-        parts = [str(part) for part, _ in split] or [normal]
-        if any(token in part for part in parts):
-            return None
-        first = parts if k == 0 else first
-    return " | ".join(first)
+        split = split or [(normal, (0, len(normal)))]
+        if any(token in part for part, _ in split):
+            return []
+        first = [normal[start:end] for _, (start, end) in split] if k == 0 else first
+    return first or [""]
 
 
 def _tokens(core: Any, token: str, atoms: set[str]) -> list[str]:
@@ -150,24 +152,51 @@ def _with_atoms(
 
 
 def _chain(
-    growth: Growth, old: Mapping[str, int], token: str, waiting: dict[str, list[str]]
+    growth: Growth, old: Mapping[str, int], token: str, waiting: dict[str, list[str]], text: str
 ) -> None:
-    """Join a piece pair by pair, from the left, by new intermediate tokens.
+    """Join a piece pair by pair, characters first, then from the left, by intermediate tokens.
 
     A pair whose union is an old token is left alone: old tokens come from old merges only.
     """
+    owner = _characters(token, text)
     left = growth.join(waiting[token])
     while len(left) > 1 and "".join(left) == token:
-        pair = next(((a, b) for a, b in pairwise(left) if a + b not in old), None)
-        if pair is None:
+        ends = [*accumulate(map(len, left))]
+        whole = [
+            owner[end - len(a)] != owner[end + len(b) - 1] for (a, b), end in _pairs(left, ends)
+        ]
+        free = [(cut, k) for k, cut in enumerate(whole) if left[k] + left[k + 1] not in old]
+        if not free:
             return
-        union = pair[0] + pair[1]
-        if union not in growth.pieces:
+        _, k = min(free)
+        if (union := left[k] + left[k + 1]) not in growth.pieces:
             growth.added[union] = -1
-        growth.merge(*pair)
+        growth.merge(left[k], left[k + 1])
         left = growth.join(waiting[token])
     if left == [token]:
         del waiting[token]
+
+
+def _pairs(left: Sequence[str], ends: Sequence[int]) -> Iterator[tuple[tuple[str, str], int]]:
+    """Neighbours, and where the first of them ends."""
+    return zip(pairwise(left), ends, strict=False)
+
+
+def _characters(token: str, text: str) -> list[int]:
+    """For each symbol of a token the character of the text that it is a part of."""
+    if len(token) == len(text):
+        return list(range(len(token)))
+    return [k for k, character in enumerate(text) for _ in character.encode()]
+
+
+def _shown(token: str) -> str:
+    """A token for people: its text, or its bytes where it is a part of a character."""
+    table = bytes_of_characters()
+    if not all(character in table for character in token):
+        return token
+    data = bytes(table[character] for character in token)
+    text = data.decode("utf-8", "replace")
+    return f"<{data.hex(' ')}>" if "\ufffd" in text else text
 
 
 def _written(
