@@ -39,7 +39,8 @@ backends.adapter_files
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise
-backends.lexicon backends.growing backends.adapter_stack
+backends.lexicon backends.adapter_stack
+backends.growing
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
@@ -51,9 +52,11 @@ backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
 tokenizer.__init__
-tokenizer.pieces tokenizer.byte_pairs tokenizer.sentence_pieces
-tokenizer.training
-tokenizer.extend tokenizer.written tokenizer.ordered
+tokenizer.pieces tokenizer.byte_pairs
+tokenizer.sentence_pieces tokenizer.training
+tokenizer.extend
+tokenizer.written
+tokenizer.ordered
 verify
 run
 report.__init__ report.table

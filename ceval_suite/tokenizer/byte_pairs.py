@@ -64,8 +64,8 @@ def grow(
     waiting: dict[str, list[str]] = {}
     for token, text in pieces.items():
         cut = _cut(core, token, text)
-        if cut:
-            growth.lost[token] = f"cut before merging: {' | '.join(cut)}"
+        if cut is not None:
+            growth.lost[token] = cut
         elif token not in atoms:
             waiting[token] = [*_tokens(core, token, atoms)]
     _merge_pairs(growth, waiting)
@@ -92,17 +92,20 @@ def _numbered(old: Mapping[str, int], tokens: Iterable[str]) -> dict[str, int]:
     return {token: first + k for k, token in enumerate(tokens)}
 
 
-def _cut(core: Any, token: str, text: str) -> list[str]:
-    """How a piece falls apart before merging; nothing when it stays in one part."""
-    first: list[str] = []
-    for k, context in enumerate((text, ANCHOR + text, text + ANCHOR)):
+def _cut(core: Any, token: str, text: str) -> str | None:
+    """What keeps a piece from ever being merged, or None when it comes to merging in one part."""
+    first = ""
+    for context in (text, ANCHOR + text, text + ANCHOR):
         normal = core.normalizer.normalize_str(context) if core.normalizer else context
         split = core.pre_tokenizer.pre_tokenize_str(normal) if core.pre_tokenizer else []
         split = split or [(normal, (0, len(normal)))]
         if any(token in part for part, _ in split):
-            return []
-        first = [normal[start:end] for _, (start, end) in split] if k == 0 else first
-    return first or [""]
+            return None
+        parts = " | ".join(normal[start:end] for _, (start, end) in split)
+        changed = text not in normal and token not in normal
+        why = "changed by the normaliser" if changed else "cut before merging"
+        first = first or f"{why}: {parts}"
+    return first
 
 
 def _tokens(core: Any, token: str, atoms: set[str]) -> list[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from ceval_suite.backends.lexicon import Lexicon
 from ceval_suite.backends.sources import tokenizer_fingerprint
@@ -31,6 +31,8 @@ PROBES = (
     "",
 )
 """Texts in which forms of one tokenizer may differ: runs of blanks, bytes, combining marks."""
+
+Cutter: TypeAlias = Callable[[Sequence[str]], list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ class Base:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids, as the extension's own `encode` gives them."""
-        return _encode(None if self.model else self.lexicon.definition, self.model, texts)
+        return self._cutter(texts)
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return _cutter(None if self.model else self.lexicon.definition, self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,19 +104,26 @@ class Extension:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without start and end tokens."""
-        return _encode(None if self.model else self.definition, self.model, texts)
+        return self._cutter(texts)
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return _cutter(None if self.model else self.definition, self.model)
 
 
-def _encode(
-    definition: Mapping[str, Any] | None, model: bytes, texts: Sequence[str]
-) -> list[list[int]]:
+def _cutter(definition: Mapping[str, Any] | None, model: bytes) -> Cutter:
     if definition is None:
-        return [list(ids) for ids in sentence_pieces.open_model(model).encode(list(texts))]
+        made = sentence_pieces.open_model(model)
+        return lambda texts: [list(ids) for ids in made.encode(list(texts))]
     from tokenizers import Tokenizer
 
     core = Tokenizer.from_str(json.dumps(definition, ensure_ascii=False))
-    found = core.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [list(one.ids) for one in found]
+
+    def cut(texts: Sequence[str]) -> list[list[int]]:
+        found = core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(one.ids) for one in found]
+
+    return cut
 
 
 def open_base(lexicon: Lexicon) -> Base:
@@ -193,6 +206,12 @@ def _by_scores(
     grown = sentence_pieces.grow(base.proto, outside, pieces, scores, add_merges=add_merges)
     probes = [*PROBES, *(piece.replace("▁", " ") for piece in pieces), *texts]
     definition, note = _fast(base, grown.model, scores, len(pieces), probes)
+    alone = [] if add_merges else sentence_pieces.without_piece(base.proto, pieces)
+    if definition is None and scores == "below" and alone:
+        note += (
+            f"; {len(alone)} characters of new pieces have no piece ({' '.join(alone[:20])}): list "
+            "them too, or give --add-merges"
+        )
     return Extension(
         base=base,
         scores=scores,
@@ -221,7 +240,7 @@ def _fast(
     made = sentence_pieces.fast(proto, template, _frame(base.lexicon))
     differ: list[bool] = []
     if template is not None:
-        pairs = zip(_encode(template, b"", probes), base.encode(probes), strict=True)
+        pairs = zip(_cutter(template, b"")(probes), base.encode(probes), strict=True)
         differ = [one != two for one, two in pairs]
     wrong = sentence_pieces.agree(made, model, probes, differ)
     if wrong:

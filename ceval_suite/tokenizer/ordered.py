@@ -114,7 +114,7 @@ def _listing(order: Order, base: Base) -> Listing:
 
 def _texts(order: Order) -> dict[str, list[str]]:
     """Texts to measure: lines of files, questions of benchmarks; none is read twice."""
-    texts = {str(path): list(training.lines([path])) for path in order.measure}
+    texts = {str(p): list(training.lines(training.files([p]))) for p in order.measure}
     for name in FOUND if order.tasks is None else order.tasks:
         try:
             task = prepare(name, Selection(shots=0, data=order.data))

@@ -19,7 +19,7 @@ from ceval_suite.errors import DataError, ModelError
 NORMAL, USER_DEFINED = 1, 4
 """Types of SentencePiece's pieces that stand for text."""
 
-INVISIBLE = {"Cc": "control", "Cf": "invisible format", "Cs": "surrogate"}
+INVISIBLE = {"Cc": "a control", "Cf": "an invisible", "Cs": "a surrogate"}
 """Unicode categories that no piece may hold."""
 
 
@@ -171,5 +171,5 @@ def _wrong(piece: str) -> str | None:
         if kind.startswith("Z"):
             return f"{piece!r} has a space (U+{ord(character):04X}); write ▁ for a blank"
         if kind in INVISIBLE:
-            return f"{piece!r} has a {INVISIBLE[kind]} character (U+{ord(character):04X})"
+            return f"{piece!r} has {INVISIBLE[kind]} character (U+{ord(character):04X})"
     return "the piece is blanks alone" if not piece.strip("▁") else None

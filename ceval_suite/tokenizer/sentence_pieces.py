@@ -83,7 +83,7 @@ def grow(
                 "which SentencePiece's format cannot leave free; add tokens up to there first, or "
                 "drop that one from the base and add it again afterwards."
             )
-    added: dict[str, None] = {}
+    added = dict.fromkeys(without_piece(proto, pieces) if add_merges else ())
     while True:
         model = _build(proto, outside, pieces, list(added), scores)
         lost = unreachable(model, first, pieces)
@@ -94,6 +94,15 @@ def grow(
         added |= dict.fromkeys(more)  # each round joins two parts of every piece: it ends
     shown = {p: f"intermediate pieces are missing: {' '.join(q)}" for p, q in lost.items()}
     return Grown(model, first, tuple(added), shown)
+
+
+def without_piece(proto: Any, pieces: Sequence[str]) -> list[str]:
+    """Characters of new pieces that have no piece themselves, in order.
+
+    SentencePiece joins them all the same; a list of merges can only join tokens.
+    """
+    known = {str(one.piece) for one in proto.pieces} | set(pieces)
+    return list(dict.fromkeys(c for piece in pieces for c in piece if c not in known))
 
 
 def _build(

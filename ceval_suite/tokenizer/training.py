@@ -20,8 +20,29 @@ PLANE = 0x10000
 LONGEST_LINE = 2**20
 """Bytes; SentencePiece leaves out longer lines without a word."""
 
+TEXT = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".zh", ".en"}
+"""Endings of text files, which .gz may follow."""
+
 HAN = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 """Code points of Chinese characters, compatibility forms and extensions included."""
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """Text files as given; of a directory all in it, by name.
+
+    Raises:
+        DataError: a path does not exist, or a directory holds no text files.
+    """
+    out: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or directory; check the path of the text.")
+        inside = (p for p in path.rglob("*") if p.is_file() and TEXT & set(p.suffixes))
+        found = sorted(inside) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path}: holds no text files ({', '.join(sorted(TEXT))}).")
+        out += found
+    return out
 
 
 def lines(paths: Sequence[Path]) -> Iterator[str]:
@@ -63,7 +84,7 @@ def train(
     Raises:
         DataError: the corpus cannot be read or does not give as many.
     """
-    text = list(lines(corpus))
+    text = list(lines(files(corpus)))
     if not text:
         raise DataError(f"{', '.join(map(str, corpus))}: no text to learn pieces from.")
     words = _words(core, text) if core is not None else []
