@@ -228,6 +228,27 @@ def test_tokens_added_to_the_base_keep_their_ids_and_new_pieces_come_after(
         extend(open_tokenizer(str(base)), CHINESE)
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_blank_is_put_behind_special_tokens_only_where_the_base_does(
+    sentencepiece_base: Path, tmp_path: Path, prose: list[str], legacy: bool
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(sentencepiece_base, base)
+    config: dict[str, Any] = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
+    config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    made = extend(open_tokenizer(str(base)), ["的", "下", "列", "下列"])
+    out = tmp_path / "new"
+    write(made, out, listing())
+    chat = ["<s>[INST] one [/INST] two </s><s>[INST] three", "x</s>y", "<s>x", "a b</s>"]
+    texts = [*prose, *PROBES, *chat, " x", "  x", "▁x", "\n x\n y"]
+    assert plain(out)(texts, add_special_tokens=False)["input_ids"] == open_tokenizer(
+        str(out)
+    ).encode(texts)
+    old = [text for text in texts if text.isascii()]
+    assert open_tokenizer(str(base)).encode(old) == open_tokenizer(str(out)).encode(old)
+
+
 def test_a_base_with_both_forms_keeps_both(
     sentencepiece_base: Path, prose: list[str], tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from ceval_suite.backends.sources import tokenizer_fingerprint
 from ceval_suite.errors import ModelError
 from ceval_suite.tokenizer import byte_pairs, sentence_pieces
 from ceval_suite.tokenizer.pieces import check, read_proto, refuse
-from ceval_suite.tokenizer.sentence_pieces import Outside, Scores
+from ceval_suite.tokenizer.sentence_pieces import Grown, Outside, Scores
 from ceval_suite.tokenizer.training import speller
 
 PROBES = (
@@ -205,7 +205,7 @@ def _by_scores(
     ]
     grown = sentence_pieces.grow(base.proto, outside, pieces, scores, add_merges=add_merges)
     probes = [*PROBES, *(piece.replace("▁", " ") for piece in pieces), *texts]
-    definition, note = _fast(base, grown.model, scores, len(pieces), probes)
+    definition, note = _fast(base, grown, scores, len(pieces), probes)
     alone = [] if add_merges else sentence_pieces.without_piece(base.proto, pieces)
     if definition is None and scores == "below" and alone:
         note += (
@@ -227,7 +227,7 @@ def _by_scores(
 
 
 def _fast(
-    base: Base, model: bytes, scores: Scores, new: int, probes: Sequence[str]
+    base: Base, grown: Grown, scores: Scores, new: int, probes: Sequence[str]
 ) -> tuple[dict[str, Any] | None, str]:
     """The `tokenizer.json` that cuts all probes as the model does, or none, and why not."""
     lost = "no tokenizer.json is written, and plain transformers 5 reads tokenizer.model otherwise"
@@ -236,13 +236,17 @@ def _fast(
     template = base.lexicon.definition or None
     if template is None and not sentence_pieces.plain(base.proto):
         return None, f"the model changes texts in ways of its own: {lost}"
-    proto = read_proto(model, base.lexicon.path)
-    made = sentence_pieces.fast(proto, template, _frame(base.lexicon))
+    model, proto = grown.model, read_proto(grown.model, base.lexicon.path)
+    once = getattr(base.lexicon.tokenizer, "legacy", True) is False
+    made = sentence_pieces.fast(proto, template, _frame(base.lexicon), blank_once=once)
     differ: list[bool] = []
     if template is not None:
         pairs = zip(_cutter(template, b"")(probes), base.encode(probes), strict=True)
         differ = [one != two for one, two in pairs]
     wrong = sentence_pieces.agree(made, model, probes, differ)
+    if wrong and template is not None:
+        made = sentence_pieces.appended(template, proto, grown.first)
+        wrong = sentence_pieces.agree(made, model, probes, differ)
     if wrong:
         return None, f"{wrong} of {len(probes)} texts are cut differently by merges: {lost}"
     same = f"tokenizer.json and tokenizer.model cut {len(probes) - sum(differ)} texts alike"

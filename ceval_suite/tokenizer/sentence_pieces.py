@@ -170,11 +170,16 @@ def _symbols(tokens: Iterable[str]) -> list[str]:
 
 
 def fast(
-    proto: Any, template: Mapping[str, Any] | None, frame: Mapping[str, Any]
+    proto: Any,
+    template: Mapping[str, Any] | None,
+    frame: Mapping[str, Any],
+    *,
+    blank_once: bool = False,
 ) -> dict[str, Any]:
     """A `tokenizer.json` for a model: the given one's parts, or SentencePiece's own ways.
 
-    `frame` has what only a tokenizer knows: its added tokens and post-processor.
+    `frame` has what only a tokenizer knows: its added tokens and post-processor. `blank_once` puts
+    the blank before the text alone, not behind special tokens (`legacy: false` of LLaMA's class).
     """
     vocabulary = {str(one.piece): i for i, one in enumerate(proto.pieces)}
     model = {"type": "BPE", "dropout": None, "unk_token": _unknown(proto), "fuse_unk": True}
@@ -186,7 +191,20 @@ def fast(
     if not template and not proto.normalizer_spec.add_dummy_prefix:
         made["normalizer"] = _BLANKS
         made["decoder"] = {"type": "Sequence", "decoders": _DECODERS[:3]}
+    elif not template and blank_once:
+        made |= _BLANK_ONCE
     return made
+
+
+def appended(template: Mapping[str, Any], proto: Any, first: int) -> dict[str, Any]:
+    """A `tokenizer.json` with the template's own merges, and those of pieces from `first` on."""
+    vocabulary = {str(one.piece): i for i, one in enumerate(proto.pieces)}
+    listed = list(template["model"]["merges"])
+    for one in list(proto.pieces)[first:]:
+        piece = str(one.piece)
+        cuts = [[piece[:k], piece[k:]] for k in range(len(piece) - 1, 0, -1)]
+        listed += [[a, b] for a, b in cuts if a in vocabulary and b in vocabulary]
+    return {**template, "model": {**template["model"], "vocab": vocabulary, "merges": listed}}
 
 
 def _unknown(proto: Any) -> str:
@@ -257,4 +275,20 @@ _OWN_WAYS: dict[str, Any] = {
     },
     "pre_tokenizer": None,
     "decoder": {"type": "Sequence", "decoders": _DECODERS},
+}
+_BLANK_ONCE: dict[str, Any] = {
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            # Metaspace sees a text's own first blank as its doing
+            {"type": "Replace", "pattern": {"Regex": r"\A[ ▁]"}, "content": "▁▁"},
+            _BLANKS,
+        ],
+    },
+    "pre_tokenizer": {
+        "type": "Metaspace",
+        "replacement": "▁",
+        "prepend_scheme": "first",
+        "split": False,
+    },
 }
