@@ -280,6 +280,30 @@ def test_a_unigram_model_is_refused(tmp_path: Path, prose: list[str]) -> None:
         open_base(open_tokenizer(str(file)))
 
 
+letters = st.text(alphabet="a e\n▁1中的下列鑫、。t", max_size=30)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=letters)
+def test_merges_and_scores_cut_any_text_alike(scored: tuple[Any, Any], text: str) -> None:
+    core, sp = scored
+    assert core.encode(text, add_special_tokens=False).ids == sp.encode(text)
+
+
+@pytest.fixture(scope="module")
+def scored(sentencepiece_base: Path) -> tuple[Any, Any]:
+    """One extension as tokenizer.json and as SentencePiece's model."""
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+    wanted = ["的", "下", "列", "下列", "▁中", "的下", "列的", "▁t▁t", "a中", "中a中", "、。"]
+    made = extend(open_tokenizer(str(sentencepiece_base)), wanted, add_merges=True)
+    core = Tokenizer.from_str(json.dumps(made.definition))
+    return core, SentencePieceProcessor(model_proto=made.model)
+
+
 # byte-level bases
 
 
@@ -454,6 +478,25 @@ def test_a_gguf_base_becomes_a_directory_that_plain_transformers_opens(
     assert plain(out).chat_template == base.tokenizer.chat_template
     english = [line for line in prose if line.isascii()]
     assert made.encode(english) == base.encode(english)
+
+
+def test_a_model_grows_by_what_was_written(tiny_model: Path, tmp_path: Path) -> None:
+    from ceval_suite.backends import loading
+    from ceval_suite.model_spec import ModelSpec
+
+    base = open_tokenizer(str(tiny_model))
+    made = extend(base, ["人工智能", "▁中国"], add_merges=True)
+    out = tmp_path / "new"
+    write(made, out, listing())
+    old = loading.load(ModelSpec(path=str(tiny_model), device="cpu")).model
+    spec = ModelSpec(path=str(tiny_model), tokenizer=str(out), grow_embeddings=True, device="cpu")
+    new = loading.load(spec).model.get_input_embeddings().weight
+    rows = old.get_input_embeddings().weight
+    assert len(new) == made.size
+    assert (new[: len(rows)] == rows).all()
+    for k, text in enumerate(["人工智能", " 中国"]):
+        mean = rows[base.encode([text])[0]].mean(0)
+        assert (new[made.first + k] - mean).abs().max() < 1e-6
 
 
 # learning pieces

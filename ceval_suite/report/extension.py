@@ -39,7 +39,7 @@ def summary(extension: Extension, listing: Listing) -> Table:
         some = list(extension.lost)[:SHOWN]
         more = len(extension.lost) - len(some)
         named = ", ".join(some) + (f" and {more} more in extension.json" if more else "")
-        notes.append(f"Unreachable, their own text never becomes them: {named}.")
+        notes.append(f"Unreachable, merging never makes them of their own text: {named}.")
     return Table(
         title=f"{base.name}, extended",
         columns=("What", "Number"),

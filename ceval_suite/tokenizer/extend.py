@@ -250,8 +250,11 @@ def _fast(
     if wrong:
         return None, f"{wrong} of {len(probes)} texts are cut differently by merges: {lost}"
     same = f"tokenizer.json and tokenizer.model cut {len(probes) - sum(differ)} texts alike"
-    both = f"; {sum(differ)} more were left out, which the base's own forms cut differently"
-    return made, same + (both if any(differ) else "")
+    if any(differ):
+        same += f"; {sum(differ)} more were left out, which the base's own forms cut differently"
+    if once and template is None:
+        same += "; behind a special token and a blank tokenizer.json has one blank more"
+    return made, same
 
 
 def _frame(lexicon: Lexicon) -> dict[str, Any]:
