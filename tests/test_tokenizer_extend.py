@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, _missing
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -464,22 +464,6 @@ def test_a_list_of_merges_of_characters_grows_too(sentencepiece_base: Path, tmp_
         extend(base, ["人工"], scores="zero")
 
 
-@pytest.mark.smollm2
-def test_a_gguf_base_becomes_a_directory_that_plain_transformers_opens(
-    smollm2: Path, tmp_path: Path, prose: list[str]
-) -> None:
-    base = open_tokenizer(str(smollm2))
-    wanted = ["人工智能", "下列", "你好"]
-    made = extend(base, wanted, add_merges=True)
-    out = tmp_path / "new"
-    write(made, out, listing())
-    same_ids(base, open_tokenizer(str(out)))
-    assert plain(out)(prose)["input_ids"] == made.encode(prose)
-    assert plain(out).chat_template == base.tokenizer.chat_template
-    english = [line for line in prose if line.isascii()]
-    assert made.encode(english) == base.encode(english)
-
-
 def test_a_model_grows_by_what_was_written(tiny_model: Path, tmp_path: Path) -> None:
     from ceval_suite.backends import loading
     from ceval_suite.model_spec import ModelSpec
@@ -648,58 +632,3 @@ def test_one_source_of_pieces_is_needed_and_only_one(tmp_path: Path) -> None:
     order = ordered.Order(base="x", out=tmp_path / "new", pieces=tmp_path, scores="belw")
     with pytest.raises(ConfigError, match="did you mean 'below'"):
         ordered.carry_out(order, print)
-
-
-# the real pair
-
-
-@pytest.fixture(scope="module")
-def real_tokenizers(real_data: Path) -> Path:
-    """LLaMA's tokenizer and Chinese-LLaMA's pieces, beside the benchmark files."""
-    folder = real_data.parent / "tokenizers"
-    return folder if folder.is_dir() else _missing(f"{folder.name} not found beside {real_data}")
-
-
-@pytest.mark.real
-def test_llama_and_the_chinese_pieces_are_as_published(
-    real_tokenizers: Path, real_data: Path, tmp_path: Path
-) -> None:
-    from ceval_suite.catalog import load_task
-    from ceval_suite.data import Reader
-    from ceval_suite.files import find_files
-
-    base = open_tokenizer(str(real_tokenizers / "llama"))
-    known = open_base(base)
-    source = real_tokenizers / "chinese-llama" / "chinese_sp.model"
-    found = pieces.of_model(source, known.vocabulary, known.spell)
-    below, zero = extend(base, found.pieces), extend(base, found.pieces, scores="zero")
-    assert (below.size, zero.size) == (49953, 49953)
-    assert (len(below.lost), len(zero.lost)) == (344, 345)
-    assert {"西班牙", "国务院", "维生素"} <= set(zero.lost)
-    for scores in ("below", "zero"):
-        assert not extend(base, found.pieces, scores=scores, add_merges=True).lost  # type: ignore[arg-type]
-    out = tmp_path / "new"
-    write(below, out, found)
-    old = proto_of((real_tokenizers / "llama" / "tokenizer.model").read_bytes()).pieces
-    new = proto_of((out / "tokenizer.model").read_bytes()).pieces
-    assert [p.SerializeToString() for p in new[:32000]] == [p.SerializeToString() for p in old]
-
-    def texts(name: str, split: str) -> list[Any]:
-        task = load_task(name)
-        reader = Reader(task, find_files(task, real_data))
-        return [item for subject in task.subjects for item in reader.items(subject, split)]
-
-    chinese = [
-        "\n".join([item.question, *item.choices, item.explanation])
-        for name in ("cmmlu", "ceval")
-        for split in load_task(name).source.files
-        for item in texts(name, split)
-    ]
-    assert len(chinese) == 335 + 11582 + 260 + 1346 + 12342
-    want = processor(out / "tokenizer.model").encode(chinese)
-    assert open_tokenizer(str(out)).encode(chinese) == want
-    assert plain(out)(chinese, add_special_tokens=False)["input_ids"] == want
-    english = [item.question for item in texts("mmlu", "test")]
-    counted = measure("mmlu", english, [below, zero])
-    assert counted.base_tokens == 930_226
-    assert [(cut.tokens, cut.changed) for cut in counted.cuts] == [(904_425, 4693), (912_438, 6541)]
