@@ -41,7 +41,8 @@ backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
 backends.quantise
-backends.lexicon backends.growing backends.adapter_stack backends.weights
+backends.lexicon backends.adapter_stack backends.weights
+backends.growing
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
@@ -53,10 +54,15 @@ backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
 tokenizer.__init__
+tokenizer.pieces tokenizer.byte_pairs
+tokenizer.sentence_pieces tokenizer.training
+tokenizer.extend
+tokenizer.written
+tokenizer.ordered
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation
+report.board report.listing report.entry report.quantisation report.extension
 preview progress
 sweep
 quantised

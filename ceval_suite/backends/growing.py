@@ -16,6 +16,7 @@ import torch
 
 from ceval_suite.backends import checkpoint, placement
 from ceval_suite.backends.adapter_files import tokenizer_home
+from ceval_suite.backends.lexicon import Token, first_difference, vocabulary
 from ceval_suite.backends.tokenizers import load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -26,7 +27,6 @@ ANCHOR = "\n"
 SHOWN = 10
 """Tokens that are named where some are counted."""
 
-Token = str | bytes
 Pieces = Sequence[Sequence[int]]
 
 
@@ -51,16 +51,6 @@ def fit(spec: ModelSpec, path: Path, model: Any, tokenizer: Any) -> dict[str, An
         return {"never_trained": _never_trained(model, tokens)}
     about = _grown(spec, path, model, tokenizer, tokens)
     return {"grown": about, "never_trained": _never_trained(model, tokens)}
-
-
-def vocabulary(tokenizer: Any) -> dict[int, Token]:
-    """Id → token, added ones included."""
-    return {int(i): token for token, i in tokenizer.get_vocab().items()}
-
-
-def first_difference(old: Mapping[int, Token], new: Mapping[int, Token]) -> int | None:
-    """The first id of `old` that is another token in `new`, or none."""
-    return next((i for i in sorted(old) if new.get(i) != old[i]), None)
 
 
 def base_tokenizer(spec: ModelSpec, path: Path) -> Any:

@@ -13,7 +13,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,8 @@ KNOWN = {
     "tokenizer": "cl100k",
 }
 """Pattern by the stem of a rank file's name."""
+
+Token = str | bytes
 
 NORMAL, BYTE, CONTROL, UNKNOWN, UNUSED, ADDED = (
     "normal",
@@ -158,7 +160,7 @@ class Lexicon:
         }
         unknown_id = getattr(self.tokenizer, "unk_token_id", None)
         whole = self.kind == "bpe"
-        table = _bytes_of_characters() if whole else {}
+        table = bytes_of_characters() if whole else {}
         for token, raw in self.tokenizer.get_vocab().items():
             i = int(raw)
             name = token.decode("utf-8", "replace") if isinstance(token, bytes) else str(token)
@@ -189,7 +191,32 @@ class Lexicon:
         return model is not None and i < model.get_piece_size() and bool(model.is_unused(i))
 
 
-def _bytes_of_characters() -> dict[str, int]:
+def vocabulary(tokenizer: Any) -> dict[int, Token]:
+    """Id → token, added ones included."""
+    return {int(i): token for token, i in tokenizer.get_vocab().items()}
+
+
+def first_difference(old: Mapping[int, Token], new: Mapping[int, Token]) -> int | None:
+    """The first id of `old` that is another token in `new`, or none."""
+    return next((i for i in sorted(old) if new.get(i) != old[i]), None)
+
+
+def same_ids(base: Lexicon, extended: Lexicon) -> None:
+    """See that every id of `base` is the same token in `extended`.
+
+    Raises:
+        ModelError: names the first id that is not.
+    """
+    old, new = vocabulary(base.tokenizer), vocabulary(extended.tokenizer)
+    at = first_difference(old, new)
+    if at is not None:
+        raise ModelError(
+            f"{extended.name}: id {at} is {new.get(at)!r} where {base.name} has {old[at]!r}; an "
+            "extended tokenizer must keep every old id."
+        )
+
+
+def bytes_of_characters() -> dict[str, int]:
     """The printable character that stands for each byte in byte-level vocabularies (GPT-2's)."""
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in kept}
@@ -305,7 +332,7 @@ def _of_ranks(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) ->
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    written = {b: c for c, b in _bytes_of_characters().items()}
+    written = {b: c for c, b in bytes_of_characters().items()}
 
     def text(token: bytes) -> str:
         return "".join(written[b] for b in token)
