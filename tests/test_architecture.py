@@ -38,7 +38,7 @@ backends.hub backends.gguf_header backends.transport backends.wire
 backends.adapter_files
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
-backends.quantise
+backends.quantise backends.reach
 backends.lexicon backends.growing backends.adapter_stack
 backends.adapter_rows
 backends.adapter_proof
@@ -50,11 +50,13 @@ backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
-tokenizer.__init__
+tokenizer.__init__ tokenizer.scripts tokenizer.material
+tokenizer.letters
+tokenizer.audit
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation
+report.board report.listing report.entry report.quantisation report.audit
 preview progress
 sweep
 quantised

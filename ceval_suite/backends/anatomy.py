@@ -6,7 +6,6 @@ when its entry allows it, and nothing is fetched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from ceval_suite.backends.adapter_files import WEIGHTS
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.loading import check_weights, max_length
-from ceval_suite.backends.tokenizers import load_tokenizer
+from ceval_suite.backends.tokenizers import chat_template, load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
 
@@ -58,7 +57,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
         about["max_length"] = spec.max_length or max_length(_readable(spec, path), tokenizer)
         about["tokenizer"] = _vocabulary(spec, path, tokenizer, tensors, warnings)
         about["start_token"] = _start(path, config, tokenizer, warnings)
-        about["chat_template"] = _template(tokenizer, warnings)
+        about["chat_template"] = chat_template(tokenizer, warnings)
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             about["quantization"] = config[key]
@@ -217,32 +216,6 @@ def _start(path: Path, config: Mapping[str, Any], tokenizer: Any, warnings: list
             "with it"
         )
     return "not added"
-
-
-def _template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
-    template: Any = getattr(tokenizer, "chat_template", None)
-    if not template:
-        return None
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    about: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
-    try:
-        turns = [{"role": "user", "content": "A"}]
-        shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything
-        warnings.append(f"the chat template cannot be rendered ({' '.join(str(error).split())})")
-        return about
-    bos = getattr(tokenizer, "bos_token_id", None)
-    bare = tokenizer(shown, add_special_tokens=False)["input_ids"]
-    again = tokenizer(shown)["input_ids"]
-    about["start_token"] = "none" if bos is None or bare[:1] != [bos] else "written by the template"
-    if bos is not None and bare[:2] == [bos, bos]:
-        warnings.append("the chat template writes the start token twice")
-    elif bos is not None and again[:2] == [bos, bos]:
-        warnings.append(
-            "template and tokenizer both write the start token: where a rendered chat is tokenised "
-            "as plain text it is doubled (--chat adds none of the tokenizer's)"
-        )
-    return about
 
 
 def _with_adapters_here(spec: ModelSpec) -> ModelSpec:

@@ -112,6 +112,13 @@ class Lexicon:
         )
         return [list(ids) for ids in found["input_ids"]]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included and nothing tidied up."""
+        if self.model is not None and all(i < self.model.get_piece_size() for i in ids):
+            return str(self.model.decode(list(ids)))  # transformers writes bytes as `<0x0A>`
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(ids), **options))
+
     @property
     def size(self) -> int:
         """Number of entries, added tokens included."""

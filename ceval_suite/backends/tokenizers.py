@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,36 @@ def wrap(tokenizer: Any, user: str) -> str:
         raise ModelError("--chat needs a chat template, and this tokenizer has none.")
     turns = [{"role": "user", "content": user}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def chat_template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
+    """Hash of the chat template and who writes the start token; None without a template.
+
+    What is wrong with it is added to `warnings`.
+    """
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    about: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        turns = [{"role": "user", "content": "A"}]
+        shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything
+        warnings.append(f"the chat template cannot be rendered ({' '.join(str(error).split())})")
+        return about
+    bos = getattr(tokenizer, "bos_token_id", None)
+    bare = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    again = tokenizer(shown)["input_ids"]
+    about["start_token"] = "none" if bos is None or bare[:1] != [bos] else "written by the template"
+    if bos is not None and bare[:2] == [bos, bos]:
+        warnings.append("the chat template writes the start token twice")
+    elif bos is not None and again[:2] == [bos, bos]:
+        warnings.append(
+            "template and tokenizer both write the start token: where a rendered chat is tokenised "
+            "as plain text it is doubled (--chat adds none of the tokenizer's)"
+        )
+    return about
 
 
 def audit(
