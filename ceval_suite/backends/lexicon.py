@@ -313,17 +313,13 @@ def _of_ranks(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) ->
     from transformers import PreTrainedTokenizerFast
 
     written = {b: c for c, b in _bytes_of_characters().items()}
-
-    def text(token: bytes) -> str:
-        return "".join(written[b] for b in token)
-
+    names = {token: "".join(written[b] for b in token) for token in ranks}
     merges: list[tuple[str, str]] = []
     for token in sorted(ranks, key=ranks.__getitem__):
-        cuts = [(token[:k], token[k:]) for k in range(1, len(token))]
-        pairs = [pair for pair in cuts if pair[0] in ranks and pair[1] in ranks]
-        pairs.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [(text(left), text(right)) for left, right in pairs]
-    vocabulary = {text(token): rank for token, rank in ranks.items()}
+        cuts = ((token[:k], token[k:]) for k in range(1, len(token)))
+        pairs = [(ranks[a], ranks[b], a, b) for a, b in cuts if a in ranks and b in ranks]
+        merges += [(names[a], names[b]) for _, _, a, b in sorted(pairs)]
+    vocabulary = {names[token]: rank for token, rank in ranks.items()}
     core = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

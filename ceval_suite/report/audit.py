@@ -140,13 +140,14 @@ def letters(about: Mapping[str, Any]) -> Table:
                 text(f"…{one['cue'][-12:]!r}"),
                 text(_tokens(one["tokens"])),
                 text(repr(one["form"])) if one["form"] else missing(),
+                text(" ".join(one["other"])[:24]) if one["other"] else missing(),
                 shown[one["in_shots"]],
                 text(verdict),
             )
         )
     return Table(
         title="Letters, as they are scored",
-        columns=("template", "cue", "tokens", "read as", "in shots", "verdict"),
+        columns=("template", "cue", "tokens", "read as", "blank changed", "in shots", "verdict"),
         rows=tuple(rows),
         notes=tuple(notes),
     )

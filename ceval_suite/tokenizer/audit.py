@@ -166,7 +166,7 @@ def _parts(definition: Any) -> list[str]:
     if not isinstance(definition, dict):
         return []
     inner: Any = definition.get("normalizers")
-    if inner:
+    if inner is not None:
         return [name for part in inner for name in _parts(part)]
     return [str(definition.get("type"))]
 

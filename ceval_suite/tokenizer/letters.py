@@ -38,7 +38,8 @@ class Letters:
     """How the letters of one template stand, in one language and for one number of shots.
 
     `tokens` maps a label to what is scored for it in the first prompt, `form` says how that reads
-    (`A`, ` A`, or with a part of the cue before it). `in_shots` says whether the letters that the
+    (`A`, ` A`, or with a part of the cue before it); `other` is the first label's tokens if it
+    had no blank before it, or one where it has none. `in_shots` says whether the letters that the
     shots show are the same tokens, None without shots. The verdict is the worst of `prompts`
     looked at, and `of` of them have it; `about` is what run.json says of the first.
     """
@@ -52,6 +53,7 @@ class Letters:
     reason: str = ""
     tokens: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     form: str = ""
+    other: list[str] = field(default_factory=list[str])
     in_shots: bool | None = None
     shot_tokens: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     prompts: int = 1
@@ -142,7 +144,9 @@ def _row(
     if one.prompt is None or one.encoded is None:
         return row
     shown = _in_shots(encoder, renderer, one.prompt)
-    return _described(row, encoder.tokenizer, one.prompt, one.encoded, shown)
+    row = _described(row, encoder.tokenizer, one.prompt, one.encoded, shown)
+    letters = renderer.template.method == "letters"
+    return replace(row, other=_other(encoder, one.prompt)) if letters else row
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,19 @@ def _form(tokenizer: Any, continuation: str, encoded: Encoded) -> str:
     )
     read = text[len(before) :] if text.startswith(before) else "".join(map(str, names))
     return read if len(read) < 12 else continuation[:12] + "…"
+
+
+def _other(encoder: Encoder, prompt: Prompt) -> list[str]:
+    """Tokens of the first letter, were the blank before it left out or put there."""
+    request = prompt.request()
+    letter, context = request.continuations[0].lstrip(" "), request.context.rstrip(" ")
+    blank = (context, letter) == (request.context, request.continuations[0])
+    changed = replace(request, context=context, continuations=(" " * blank + letter,))
+    try:
+        (encoded,) = encoder.encode([changed])
+    except PromptError:
+        return []
+    return [str(token) for token in encoder.tokenizer.convert_ids_to_tokens(list(encoded.tails[0]))]
 
 
 def _in_shots(encoder: Encoder, renderer: Renderer, prompt: Prompt) -> dict[str, tuple[int, ...]]:
