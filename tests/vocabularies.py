@@ -21,6 +21,8 @@ INDEX = {
 }
 """Tokenizers inside packages of the index, as the command line takes them."""
 
+_DATA = os.environ.get("CEVAL_SUITE_DATA")
+
 
 @cache
 def opened(name: str) -> Lexicon:
@@ -42,8 +44,7 @@ def chinese() -> Path:
 
 
 def _beside(name: str) -> Path:
-    named = os.environ.get("CEVAL_SUITE_DATA")
-    for data in (Path(named) if named else None, ROOT.parent / "shared" / "data"):
+    for data in (Path(_DATA) if _DATA else None, ROOT.parent / "shared" / "data"):
         if data is not None and (data.parent / "tokenizers" / name).is_file():
             return data.parent / "tokenizers" / name
     return _missing("real tokenizers not found (../tokenizers beside CEVAL_SUITE_DATA)")

@@ -81,7 +81,13 @@ def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
 
 
 def sources(data: str | Path | None = None) -> dict[str, Source]:
-    """For each prompts file, its benchmark where the files are found here, else a sample."""
+    """For each prompts file, its benchmark where the files are found here, else a sample.
+
+    Raises:
+        DataError: `data` is named and not there.
+    """
+    if data is not None and not Path(data).expanduser().exists():
+        raise DataError(f"{data}: no such folder; give the one with the benchmark files.")
     found: dict[str, Source] = {}
     tasks = [load_task(name) for name in task_names()]
     # the benchmark itself comes before what borrows its wording, samples come last
