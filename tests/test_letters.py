@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ceval_suite.backends import tokenizers
 from ceval_suite.backends.lexicon import Lexicon, open_tokenizer
 from ceval_suite.backends.tokens import Encoder
 from ceval_suite.catalog import load_prompts, load_task
@@ -269,6 +270,14 @@ def test_letters_behind_a_chat_template_are_those_that_chat_scores(
     bare = made(core, tmp_path / "bare")
     with pytest.raises(ModelError, match="chat template"):
         letters.table(bare, material.wordings(["cmmlu/official"]), samples, chat=True)
+
+
+def test_tokens_that_are_named_in_bytes_are_shown_as_text() -> None:
+    class Named:  # as the code that comes with Qwen's first checkpoints names its tokens
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[bytes]:
+            return [bytes([i]) for i in ids]
+
+    assert tokenizers.tokens(Named(), [65, 0xE4]) == ["A", "\ufffd"]
 
 
 # what it is looked at with

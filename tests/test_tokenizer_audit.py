@@ -169,6 +169,27 @@ def test_two_ids_for_the_same_text_are_duplicates(audit: Audit, tmp_path: Path) 
     assert audit(made(byte_level([], []), tmp_path / "plain"))["duplicates"]["count"] == 0
 
 
+def test_pieces_that_only_stand_behind_others_are_not_called_unreachable(
+    audit: Audit, sample_texts: list[str], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[UNK]", "[CLS]"]
+    core.train_from_iterator(
+        sample_texts,
+        trainers.WordPieceTrainer(vocab_size=2500, special_tokens=special, show_progress=False),
+    )
+    found = audit(made(core, tmp_path, unk_token="[UNK]"), ["cmmlu/official"])
+    inner = [token for token in core.get_vocab() if token.startswith("##")]
+    assert (found["kind"], found["unreachable"]["count"]) == ("wordpiece", 0)
+    assert (found["untested"], found["duplicates"]["count"]) == (len(inner), 0)
+    assert {"upper case", "a line break", "a tab"} <= set(found["read_as"])
+    assert found["letters"][0]["tokens"]["A"]["tokens"] == ["a"]
+
+
 @pytest.mark.parametrize("by_length", [False, True], ids=["Chinese-LLaMA", "Colossal-LLaMA"])
 def test_the_345_unreachable_pieces_of_the_chinese_extension_are_found(
     audit: Audit, tmp_path: Path, by_length: bool
@@ -188,7 +209,7 @@ def test_the_345_unreachable_pieces_of_the_chinese_extension_are_found(
         ["\n" + core.id_to_piece(i).replace("▁", " ") for i in range(32_000, 49_953)]
     )
     assert lost == [i for i, ids in enumerate(inside, start=32_000) if i not in ids]
-    # pieces before every old merge cut up old words as well, which LLaMA itself reaches, all of them
+    # pieces before every old merge cut up old ones as well, all of which LLaMA itself reaches
     cut = [i for i in found["unreachable"]["ids"] if i < 32_000]
     assert len(cut) == 194
     assert "▁people" in {core.id_to_piece(i) for i in cut}

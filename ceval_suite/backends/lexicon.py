@@ -185,7 +185,8 @@ class Lexicon:
             elif byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", name):
                 yield Entry(i, name, bytes([int(byte[1], 16)]), BYTE)
             else:
-                yield Entry(i, name, name.replace("▁", " ").encode(), NORMAL)
+                bare = name.removeprefix("##") if self.kind == "wordpiece" else name
+                yield Entry(i, name, bare.replace("▁", " ").encode(), NORMAL)
 
     def _is_control(self, i: int) -> bool:
         model = self.model

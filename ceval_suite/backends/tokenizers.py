@@ -172,6 +172,12 @@ def chat_template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
     return about
 
 
+def tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Names of token ids; some tokenizers (Qwen's first) name theirs in bytes."""
+    found: list[str | bytes] = tokenizer.convert_ids_to_tokens(list(ids))
+    return [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in found]
+
+
 def audit(
     tokenizer: Any, encoded: Sequence[Encoded], requests: Sequence[Request]
 ) -> list[dict[str, Any]]:
@@ -184,7 +190,7 @@ def audit(
             "continuations": {
                 continuation: {
                     "ids": list(tail),
-                    "tokens": tokenizer.convert_ids_to_tokens(list(tail)),
+                    "tokens": tokens(tokenizer, tail),
                 }
                 for continuation, tail in zip(request.continuations, one.tails, strict=True)
             },

@@ -19,7 +19,7 @@ def tables(about: Mapping[str, Any]) -> list[Table]:
 
 def _holds(about: Mapping[str, Any]) -> Table:
     rows: list[tuple[Cell, Cell, Cell]] = []
-    total = about["entries"]
+    total, untested = about["entries"], about["untested"]
 
     def row(name: str, count: int, share: float | None = None, note: str = "") -> None:
         shown = missing() if share is None else Cell(text=f"{percent(share)} %", value=share)
@@ -47,8 +47,8 @@ def _holds(about: Mapping[str, Any]) -> Table:
         columns=("what it holds", "n", "share"),
         rows=tuple(rows),
         numeric=frozenset({1, 2}),
-        notes=(f"{about['untested']:,} tokens are parts of characters, which no text tests alone",)
-        if about["untested"]
+        notes=(f"{untested:,} parts of characters or words, which no text asks for alone",)
+        if untested
         else (),
     )
 

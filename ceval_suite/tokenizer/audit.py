@@ -78,7 +78,7 @@ def audit(
     entries = lexicon.entries
     by_id = {entry.id: entry for entry in entries}
     wanted, sources = material.wordings(protocols), material.sources(data)
-    lost = _unreachable(lexicon)
+    lost = reach.unreachable(lexicon.encode, _texts(lexicon))
     found = letters.table(lexicon, wanted, sources, chat=chat)
     warnings: list[str] = []
     about: dict[str, Any] = {
@@ -92,7 +92,7 @@ def audit(
         "digits": scripts.digits(lexicon.encode, by_id),
         "duplicates": _duplicates(lexicon),
         "unreachable": _named(lost, by_id),
-        "untested": sum(e.text is None for e in entries if e.kind in (NORMAL, ADDED)),
+        "untested": sum(e.kind in (NORMAL, ADDED) for e in entries) - len(_texts(lexicon)),
         "round_trip": _round_trip(lexicon),
         "read_as": read_as(lexicon),
         "normalizer": _parts(lexicon.definition.get("normalizer")),
@@ -112,20 +112,25 @@ def _named(ids: Sequence[int], by_id: Mapping[int, Entry]) -> dict[str, Any]:
     }
 
 
-def _unreachable(lexicon: Lexicon) -> list[int]:
-    """Ids that no text becomes; parts of characters cannot be put to the question."""
-    texts = {
-        e.id: e.text for e in lexicon.entries if e.kind in (NORMAL, ADDED) and e.text is not None
+def _texts(lexicon: Lexicon) -> dict[int, str]:
+    """Texts of the entries that a text of their own can ask for.
+
+    Not those of parts of characters, nor of WordPiece's `##…`, which only stand behind others.
+    """
+    inner = "##" if lexicon.kind == "wordpiece" else None
+    return {
+        entry.id: entry.text
+        for entry in lexicon.entries
+        if entry.kind in (NORMAL, ADDED) and entry.text is not None
+        if inner is None or not entry.token.startswith(inner)
     }
-    return reach.unreachable(lexicon.encode, texts)
 
 
 def _duplicates(lexicon: Lexicon) -> dict[str, Any]:
-    """Ids with the bytes of another; a byte that stands in for a missing piece is no duplicate."""
-    held: dict[bytes, list[int]] = {}
-    for entry in lexicon.entries:
-        if entry.kind in (NORMAL, ADDED) or (entry.kind == BYTE and lexicon.kind == "bpe"):
-            held.setdefault(entry.data, []).append(entry.id)
+    """Ids with the text of another; a byte that stands in for a missing piece is no duplicate."""
+    held: dict[str, list[int]] = {}
+    for i, text in _texts(lexicon).items():
+        held.setdefault(text, []).append(i)
     twice = [ids for ids in held.values() if len(ids) > 1]
     return {"count": len(twice), "ids": twice}
 

@@ -190,10 +190,7 @@ def _described(
         tokens=dict(zip(labels, about["continuations"].values(), strict=True)),
         form=_form(tokenizer, prompt.continuations[0], encoded),
         in_shots=all(same) if same else None,
-        shot_tokens={
-            label: [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
-            for label, ids in shown.items()
-        },
+        shot_tokens={label: tokenizers.tokens(tokenizer, ids) for label, ids in shown.items()},
         about=about,
     )
 
@@ -206,13 +203,16 @@ def _cue(prompt: Prompt) -> str:
 
 def _form(tokenizer: Any, continuation: str, encoded: Encoded) -> str:
     """How what is scored for the first continuation reads: with or without a blank, or more."""
-    names = tokenizer.convert_ids_to_tokens(list(encoded.tails[0]))
     last = encoded.head[-1:].tolist()
     before, text = (
         tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         for ids in (last, [*last, *encoded.tails[0]])
     )
-    read = text[len(before) :] if text.startswith(before) else "".join(map(str, names))
+    read = (
+        text[len(before) :]
+        if text.startswith(before)
+        else "".join(tokenizers.tokens(tokenizer, encoded.tails[0]))
+    )
     return read if len(read) < 12 else continuation[:12] + "…"
 
 
@@ -226,7 +226,7 @@ def _other(encoder: Encoder, prompt: Prompt) -> list[str]:
         (encoded,) = encoder.encode([changed])
     except PromptError:
         return []
-    return [str(token) for token in encoder.tokenizer.convert_ids_to_tokens(list(encoded.tails[0]))]
+    return tokenizers.tokens(encoder.tokenizer, encoded.tails[0])
 
 
 def _in_shots(encoder: Encoder, renderer: Renderer, prompt: Prompt) -> dict[str, tuple[int, ...]]:
