@@ -357,6 +357,17 @@ def test_llama_adds_its_start_token_and_has_no_template(audit: Audit) -> None:
     assert found["warnings"] == []
 
 
+def test_a_start_token_that_the_model_was_trained_with_and_lacks_is_warned_of(
+    audit: Audit, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "bos_token_id": 0}')
+    found = audit(
+        made(tiny_tokenizer.backend_tokenizer, tmp_path, bos_token="<s>"), ["mmlu/official"]
+    )
+    assert found["special"]["start_token"] == "not added"
+    assert any("adds no start token, though" in line for line in found["warnings"])
+
+
 # shown
 
 

@@ -68,7 +68,7 @@ def _does(about: Mapping[str, Any]) -> Table:
         ("normaliser", ", ".join(about["normalizer"]) or "none named"),
         ("reads", _read(about["read_as"])),
         ("comes back changed", _lost(about["round_trip"])),
-        ("start token", f"{start}, {_added(special['added_before'])}"),
+        ("start token", f"{start}, {special['start_token']}"),
         ("end token", f"{end}, {_added(special['added_behind'])}"),
         (
             "special tokens",

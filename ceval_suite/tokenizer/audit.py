@@ -10,7 +10,7 @@ from typing import Any
 
 from ceval_suite.backends import reach
 from ceval_suite.backends.lexicon import ADDED, BYTE, CONTROL, NORMAL, UNKNOWN, Entry, Lexicon
-from ceval_suite.backends.tokenizers import chat_template
+from ceval_suite.backends.tokenizers import chat_template, start_token
 from ceval_suite.tokenizer import letters, material, scripts
 from ceval_suite.tokenizer.scripts import SHOWN
 
@@ -212,16 +212,15 @@ def _special(lexicon: Lexicon, by_id: Mapping[int, Entry], warnings: list[str]) 
     (bare,), (dressed,) = lexicon.encode(["A"]), lexicon.encode(["A"], special=True)
     at = next((k for k in range(len(dressed)) if dressed[k : k + len(bare)] == bare), 0)
     before, behind = dressed[:at], dressed[at + len(bare) :]
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if len(set(before)) < len(before):
-        warnings.append("the tokenizer adds the start token twice")
+    eos = tokenizer.eos_token_id
     if eos is not None and eos in behind:
         warnings.append("the tokenizer adds the end token to a text; scoring takes it off again")
     control = [entry for entry in by_id.values() if entry.kind == CONTROL]
     held = lexicon.encode([f"a{entry.token}b" for entry in control])
     read = [entry for entry, ids in zip(control, held, strict=True) if entry.id in ids]
     return {
-        "start": None if bos is None else str(tokenizer.bos_token),
+        "start": None if tokenizer.bos_token_id is None else str(tokenizer.bos_token),
+        "start_token": start_token(lexicon.path, tokenizer, warnings),
         "end": None if eos is None else str(tokenizer.eos_token),
         "unknown": None if tokenizer.unk_token_id is None else str(tokenizer.unk_token),
         "padding": None if tokenizer.pad_token_id is None else str(tokenizer.pad_token),

@@ -6,11 +6,9 @@ scores: real prompts where the benchmark's files are found, else those of the bu
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +71,8 @@ def table(
     Raises:
         ModelError: `chat` without a chat template.
     """
-    encoder = Encoder(lexicon.tokenizer, apart=_apart(lexicon.path))
+    pair = bool(tokenizers.configuration(lexicon.path).get("is_encoder_decoder"))
+    encoder = Encoder(lexicon.tokenizer, apart=pair)
     wrap: Wrap | None = None
     if chat:
         wrap = lambda user: tokenizers.wrap(lexicon.tokenizer, user)  # noqa: E731
@@ -84,14 +83,6 @@ def table(
                 encoder, found[file], f"{file}/{protocol}", load_prompts(file)[protocol], wrap
             )
     return out
-
-
-def _apart(path: Path) -> bool:
-    """Whether the tokenizer's model has an encoder and a decoder, as its configuration says."""
-    try:
-        return bool(json.loads((path / "config.json").read_bytes()).get("is_encoder_decoder"))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _of_template(
