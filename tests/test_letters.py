@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ceval_suite.errors import ConfigError, ModelError, PromptError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.records import read_json
+from ceval_suite.report import audit as report
 from ceval_suite.run import evaluate
 from ceval_suite.tokenizer import letters, material
 from ceval_suite.tokenizer.letters import REFUSED, SEVERAL, SHIFT, SOUND, Letters
@@ -290,6 +292,21 @@ def test_wordings_are_chosen_by_name() -> None:
     assert material.wordings(["mmlu/lm-eval"]) == [("mmlu", "lm-eval")]
     with pytest.raises(ConfigError, match="did you mean 'colossal'"):
         material.wordings(["colosal"])
+
+
+def test_a_wording_that_no_task_asks_with_is_said_to_be_unseen(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "own.yaml").write_text(
+        'mine: {source: me, question: "{{ item.question }}", answer: " {{ label }}"}\n'
+    )
+    monkeypatch.setenv("CEVAL_SUITE_PATH", str(tmp_path))
+    wanted = material.wordings(["own/mine"])
+    (one,) = letters.table(open_tokenizer(str(tiny_model)), wanted, material.sources(tmp_path))
+    assert (one.template, one.verdict) == ("own/mine", letters.UNSEEN)
+    (shown,) = report.letters({"letters": [asdict(one)]}).rows
+    assert shown[-1].text == letters.UNSEEN
 
 
 @pytest.mark.real

@@ -126,7 +126,7 @@ def _on_text(found: Mapping[str, Any]) -> str:
 def letters(about: Mapping[str, Any]) -> Table:
     """The letter table: a row for each template, language and number of shots."""
     rows: list[tuple[Cell, ...]] = []
-    shown_by = ", ".join(dict.fromkeys(one["task"] for one in about["letters"]))
+    shown_by = ", ".join(dict.fromkeys(one["task"] for one in about["letters"] if one["task"]))
     notes = {f"prompts: {shown_by}": None}
     for one in about["letters"]:
         verdict = one["verdict"]

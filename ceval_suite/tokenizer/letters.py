@@ -27,6 +27,7 @@ SOUND = "sound"
 SHIFT = "border shift: scored from the last common border"
 SEVERAL = "several tokens: scored as whole continuations"
 REFUSED = "refused"
+UNSEEN = "not looked at: no task asks with this wording"
 VERDICTS = (SOUND, SHIFT, SEVERAL, REFUSED)
 """From what anybody would expect to what cannot be scored."""
 
@@ -78,10 +79,11 @@ def table(
         wrap = lambda user: tokenizers.wrap(lexicon.tokenizer, user)  # noqa: E731
     out: list[Letters] = []
     for file, protocol in wanted:
-        if file in found:
-            out += _of_template(
-                encoder, found[file], f"{file}/{protocol}", load_prompts(file)[protocol], wrap
-            )
+        name, template = f"{file}/{protocol}", load_prompts(file)[protocol]
+        rows = (
+            list(_of_template(encoder, found[file], name, template, wrap)) if file in found else []
+        )
+        out += rows or [Letters(name, "", "", 0, "", UNSEEN)]
     return out
 
 
