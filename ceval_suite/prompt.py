@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -100,14 +100,25 @@ class Renderer:
         )
 
     def _head(self, parts: dict[str, str], shown: Sequence[Item]) -> str:
-        values = self._values(None, number=0, is_shot=False)
-        text = [self._part(parts, "header", values)]
+        return "".join(text for _, text in self._pieces(parts, shown))
+
+    def _pieces(self, parts: dict[str, str], shown: Sequence[Item]) -> Iterator[tuple[str, str]]:
+        yield "header", self._part(parts, "header", self._values(None, number=0, is_shot=False))
         for number, shot in enumerate(shown, start=1):
             values = self._values(shot, number=number, is_shot=True)
             values |= {"label": shot.answer_text, "option": _gold_option(shot)}
-            text += [self._part(parts, p, values) for p in ("question", "cue", "lead", "answer")]
-            text.append(self._part(parts, "join", values))
-        return "".join(text)
+            for part in ("question", "cue", "lead", "answer"):
+                yield part, self._part(parts, part, values)
+            yield "join", self._part(parts, "join", values)
+
+    def shown_answers(self) -> list[tuple[int, int]]:
+        """From and to which character of a prompt each shot's answer stands (no chat template)."""
+        spans: list[tuple[int, int]] = []
+        at = 0
+        for part, text in self._pieces(self.template.parts(len(self.shots)), self.shots):
+            spans += [(at, at + len(text))] if part == "answer" else []
+            at += len(text)
+        return spans
 
     def _values(self, item: Item | None, **extra: Any) -> dict[str, Any]:
         pairs = zip(item.labels, item.choices, strict=True) if item and item.choices else ()

@@ -40,7 +40,7 @@ backends.hub backends.gguf_header backends.transport backends.wire
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.tokenizers backends.quantisers
-backends.quantise
+backends.quantise backends.reach
 backends.lexicon backends.adapter_stack backends.weights
 backends.growing
 backends.adapter_rows
@@ -53,7 +53,9 @@ backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
-tokenizer.__init__
+tokenizer.__init__ tokenizer.scripts tokenizer.material
+tokenizer.letters
+tokenizer.audit
 tokenizer.pieces tokenizer.byte_pairs
 tokenizer.sentence_pieces tokenizer.training
 tokenizer.extend
@@ -62,7 +64,7 @@ tokenizer.ordered
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation report.extension
+report.board report.listing report.entry report.quantisation report.extension report.audit
 preview progress
 sweep
 quantised

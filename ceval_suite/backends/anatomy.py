@@ -6,29 +6,25 @@ when its entry allows it, and nothing is fetched.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from ceval_suite.backends import checkpoint, growing, hub, own_code, quantise, sources
 from ceval_suite.backends.adapter_files import WEIGHTS, config, expand
 from ceval_suite.backends.adapter_rows import implied, trained_rows
 from ceval_suite.backends.checkpoint import Stored
-from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.loading import check_weights, max_length
-from ceval_suite.backends.tokenizers import load_tokenizer
+from ceval_suite.backends.tokenizers import (
+    chat_template,
+    configuration,
+    json_of,
+    load_tokenizer,
+    start_token,
+)
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
-
-TRAINED_WITH_START = (
-    *("llama", "mistral", "mixtral", "internlm", "internlm2", "cohere"),
-    *("gemma", "gemma2", "gemma3", "gemma3_text"),
-)
-"""Model types whose own releases start every text with a start token. A release that does not
-(Yi, of type llama) says so in its tokenizer_config.json."""
 
 
 def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
@@ -49,7 +45,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
     if path.parent.name == "snapshots":
         about["commit"] = path.name
     warnings: list[str] = []
-    config = _config(path)
+    config = configuration(path)
     try:
         if path.is_dir():
             check_weights(spec, path)
@@ -63,40 +59,14 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
     if tokenizer is not None:
         about["max_length"] = spec.max_length or max_length(_readable(spec, path), tokenizer)
         about["tokenizer"] = _vocabulary(here, path, tokenizer, tensors, warnings)
-        about["start_token"] = _start(path, config, tokenizer, warnings)
-        about["chat_template"] = _template(tokenizer, warnings)
+        about["start_token"] = start_token(path, tokenizer, warnings)
+        about["chat_template"] = chat_template(tokenizer, warnings)
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             about["quantization"] = config[key]
     if spec.adapters:
         about["adapters"] = [_adapter(adapter) for adapter in spec.adapters]
     return about | {"fingerprints": _fingerprints(spec, path, warnings)} | {"warnings": warnings}
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """config.json, or what stands for it in a GGUF header."""
-    if path.suffix == ".gguf":
-        try:
-            found = check_gguf(path).metadata
-        except ModelError:
-            return {}
-        kind = str(found.get("general.architecture", ""))
-        return {
-            "model_type": kind,
-            "architectures": [f"{kind} (GGUF)"],
-            "max_position_embeddings": found.get(f"{kind}.context_length"),
-            "bos_token_id": found.get("tokenizer.ggml.bos_token_id"),
-            "add_bos_token": found.get("tokenizer.ggml.add_bos_token"),
-        }
-    return _json(path / "config.json")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
 
 def _readable(spec: ModelSpec, path: Path) -> Any:
@@ -108,7 +78,7 @@ def _readable(spec: ModelSpec, path: Path) -> Any:
             return AutoConfig.from_pretrained(path, **own_code.options(spec))
         except Exception:  # transformers raises anything here  # noqa: S110
             pass
-    config = _config(path)
+    config = configuration(path)
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = SimpleNamespace(**config["text_config"])
     return SimpleNamespace(**config)
@@ -257,53 +227,6 @@ def _extension(base: Any, tokenizer: Any, warnings: list[str]) -> dict[str, Any]
     return {"new_tokens": len(added), "unreachable": len(lost), "unreachable_tokens": names}
 
 
-def _start(path: Path, config: Mapping[str, Any], tokenizer: Any, warnings: list[str]) -> str:
-    """Whether texts are given a start token; a warning where one seems to be missing or doubled."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    ids = tokenizer("A")["input_ids"]
-    if bos is not None and list(ids[:2]) == [bos, bos]:
-        warnings.append("the tokenizer adds the start token twice")
-    if bos is not None and list(ids[:1]) == [bos]:
-        return "added by the tokenizer"
-    said = _json(path / "tokenizer_config.json").get("add_bos_token", config.get("add_bos_token"))
-    if said is False:
-        return "not added, as its own configuration says"
-    usual = config.get("model_type") in TRAINED_WITH_START
-    if usual and config.get("bos_token_id") is not None:
-        warnings.append(
-            f"the tokenizer adds no start token, though config.json names one "
-            f"({config['bos_token_id']}) and models of type {config['model_type']} are trained "
-            "with it"
-        )
-    return "not added"
-
-
-def _template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
-    template: Any = getattr(tokenizer, "chat_template", None)
-    if not template:
-        return None
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    about: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
-    try:
-        turns = [{"role": "user", "content": "A"}]
-        shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything
-        warnings.append(f"the chat template cannot be rendered ({' '.join(str(error).split())})")
-        return about
-    bos = getattr(tokenizer, "bos_token_id", None)
-    bare = tokenizer(shown, add_special_tokens=False)["input_ids"]
-    again = tokenizer(shown)["input_ids"]
-    about["start_token"] = "none" if bos is None or bare[:1] != [bos] else "written by the template"
-    if bos is not None and bare[:2] == [bos, bos]:
-        warnings.append("the chat template writes the start token twice")
-    elif bos is not None and again[:2] == [bos, bos]:
-        warnings.append(
-            "template and tokenizer both write the start token: where a rendered chat is tokenised "
-            "as plain text it is doubled (--chat adds none of the tokenizer's)"
-        )
-    return about
-
-
 def _with_adapters_here(spec: ModelSpec) -> ModelSpec:
     """The spec with those adapters alone that can be read without fetching anything."""
     kept: list[Adapter] = []
@@ -323,7 +246,7 @@ def _adapter(adapter: Adapter) -> dict[str, Any]:
     folder = _adapter_place(adapter)
     if folder is None:
         return {"path": adapter.path, "local": False}
-    config = _json(folder / adapter.subfolder / "adapter_config.json")
+    config = json_of(folder / adapter.subfolder / "adapter_config.json")
     known = ("peft_type", "r", "base_model_name_or_path", "modules_to_save")
     return {"path": adapter.path, "local": True} | {k: config[k] for k in known if config.get(k)}
 

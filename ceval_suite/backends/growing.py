@@ -14,15 +14,13 @@ from typing import Any, cast
 
 import torch
 
-from ceval_suite.backends import checkpoint, placement
+from ceval_suite.backends import checkpoint, placement, reach
 from ceval_suite.backends.adapter_files import tokenizer_home
 from ceval_suite.backends.lexicon import Token, first_difference, vocabulary
+from ceval_suite.backends.reach import ANCHOR
 from ceval_suite.backends.tokenizers import load_tokenizer
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
-
-ANCHOR = "\n"
-"""A text that no piece reaches across: what follows it is tokenised as inside a text."""
 
 SHOWN = 10
 """Tokens that are named where some are counted."""
@@ -105,10 +103,7 @@ def unreachable(tokenizer: Any, ids: Sequence[int]) -> list[int]:
     tokens = vocabulary(tokenizer)
     found = zip(ids, texts(tokenizer, [tokens[i] for i in ids]), strict=True)
     whole = {i: text for i, text in found if text is not None}
-    bare = _ids(tokenizer, list(whole.values()))
-    inside = _ids(tokenizer, [ANCHOR + text for text in whole.values()])
-    both = zip(whole, bare, inside, strict=True)
-    return [i for i, first, second in both if i not in first and i not in second]
+    return reach.unreachable(lambda some: _ids(tokenizer, some), whole)
 
 
 def _grown(

@@ -114,6 +114,13 @@ class Lexicon:
         )
         return [list(ids) for ids in found["input_ids"]]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included and nothing tidied up."""
+        if self.model is not None and all(i < self.model.get_piece_size() for i in ids):
+            return str(self.model.decode(list(ids)))  # transformers writes bytes as `<0x0A>`
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(ids), **options))
+
     @property
     def size(self) -> int:
         """Number of entries, added tokens included."""
@@ -180,7 +187,8 @@ class Lexicon:
             elif byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", name):
                 yield Entry(i, name, bytes([int(byte[1], 16)]), BYTE)
             else:
-                yield Entry(i, name, name.replace("▁", " ").encode(), NORMAL)
+                bare = name.removeprefix("##") if self.kind == "wordpiece" else name
+                yield Entry(i, name, bare.replace("▁", " ").encode(), NORMAL)
 
     def _is_control(self, i: int) -> bool:
         model = self.model
@@ -246,7 +254,7 @@ def open_tokenizer(reference: str, *, trust_remote_code: bool = False) -> Lexico
     except UserError:
         raise
     except Exception as error:  # the libraries raise anything
-        raise tokenizers.unreadable(spec, "the tokenizer", error) from error
+        raise tokenizers.unreadable(spec, "the tokenizer", error, path) from error
 
 
 def _place(spec: ModelSpec) -> Path:
@@ -333,17 +341,13 @@ def _of_ranks(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) ->
     from transformers import PreTrainedTokenizerFast
 
     written = {b: c for c, b in bytes_of_characters().items()}
-
-    def text(token: bytes) -> str:
-        return "".join(written[b] for b in token)
-
+    names = {token: "".join(written[b] for b in token) for token in ranks}
     merges: list[tuple[str, str]] = []
     for token in sorted(ranks, key=ranks.__getitem__):
-        cuts = [(token[:k], token[k:]) for k in range(1, len(token))]
-        pairs = [pair for pair in cuts if pair[0] in ranks and pair[1] in ranks]
-        pairs.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [(text(left), text(right)) for left, right in pairs]
-    vocabulary = {text(token): rank for token, rank in ranks.items()}
+        cuts = ((token[:k], token[k:]) for k in range(1, len(token)))
+        pairs = [(ranks[a], ranks[b], a, b) for a, b in cuts if a in ranks and b in ranks]
+        merges += [(names[a], names[b]) for _, _, a, b in sorted(pairs)]
+    vocabulary = {names[token]: rank for token, rank in ranks.items()}
     core = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

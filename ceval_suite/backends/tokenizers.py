@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ceval_suite.backends import own_code
 from ceval_suite.backends.gguf_header import check_gguf
@@ -13,6 +15,13 @@ from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
+
+TRAINED_WITH_START = (
+    *("llama", "mistral", "mixtral", "internlm", "internlm2", "cohere"),
+    *("gemma", "gemma2", "gemma3", "gemma3_text"),
+)
+"""Model types whose own releases start every text with a start token. A release that does not
+(Yi, of type llama) says so in its tokenizer_config.json."""
 
 
 def load_tokenizer(spec: ModelSpec, path: Path | None = None) -> Any:
@@ -145,6 +154,91 @@ def wrap(tokenizer: Any, user: str) -> str:
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
+def configuration(path: Path) -> dict[str, Any]:
+    """config.json, or what stands for it in a GGUF header."""
+    if path.suffix == ".gguf":
+        try:
+            found = check_gguf(path).metadata
+        except ModelError:
+            return {}
+        kind = str(found.get("general.architecture", ""))
+        return {
+            "model_type": kind,
+            "architectures": [f"{kind} (GGUF)"],
+            "max_position_embeddings": found.get(f"{kind}.context_length"),
+            "bos_token_id": found.get("tokenizer.ggml.bos_token_id"),
+            "add_bos_token": found.get("tokenizer.ggml.add_bos_token"),
+        }
+    return json_of(path / "config.json")
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    """A JSON object in a file; empty where there is none."""
+    try:
+        content: Any = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+
+def start_token(path: Path, tokenizer: Any, warnings: list[str]) -> str:
+    """Whether texts are given a start token; a warning where one seems to be missing or doubled."""
+    config = configuration(path)
+    bos = getattr(tokenizer, "bos_token_id", None)
+    ids = tokenizer("A")["input_ids"]
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        warnings.append("the tokenizer adds the start token twice")
+    if bos is not None and list(ids[:1]) == [bos]:
+        return "added by the tokenizer"
+    said = json_of(path / "tokenizer_config.json").get("add_bos_token", config.get("add_bos_token"))
+    if said is False:
+        return "not added, as its own configuration says"
+    usual = config.get("model_type") in TRAINED_WITH_START
+    if usual and config.get("bos_token_id") is not None:
+        warnings.append(
+            f"the tokenizer adds no start token, though config.json names one "
+            f"({config['bos_token_id']}) and models of type {config['model_type']} are trained "
+            "with it"
+        )
+    return "not added"
+
+
+def chat_template(tokenizer: Any, warnings: list[str]) -> dict[str, Any] | None:
+    """Hash of the chat template and who writes the start token; None without a template.
+
+    What is wrong with it is added to `warnings`.
+    """
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    about: dict[str, Any] = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        turns = [{"role": "user", "content": "A"}]
+        shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything
+        warnings.append(f"the chat template cannot be rendered ({' '.join(str(error).split())})")
+        return about
+    bos = getattr(tokenizer, "bos_token_id", None)
+    bare = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    again = tokenizer(shown)["input_ids"]
+    about["start_token"] = "none" if bos is None or bare[:1] != [bos] else "written by the template"
+    if bos is not None and bare[:2] == [bos, bos]:
+        warnings.append("the chat template writes the start token twice")
+    elif bos is not None and again[:2] == [bos, bos]:
+        warnings.append(
+            "template and tokenizer both write the start token: where a rendered chat is tokenised "
+            "as plain text it is doubled (--chat adds none of the tokenizer's)"
+        )
+    return about
+
+
+def tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Names of token ids; some tokenizers (Qwen's first) name theirs in bytes."""
+    found: list[str | bytes] = tokenizer.convert_ids_to_tokens(list(ids))
+    return [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in found]
+
+
 def audit(
     tokenizer: Any, encoded: Sequence[Encoded], requests: Sequence[Request]
 ) -> list[dict[str, Any]]:
@@ -157,7 +251,7 @@ def audit(
             "continuations": {
                 continuation: {
                     "ids": list(tail),
-                    "tokens": tokenizer.convert_ids_to_tokens(list(tail)),
+                    "tokens": tokens(tokenizer, tail),
                 }
                 for continuation, tail in zip(request.continuations, one.tails, strict=True)
             },
