@@ -13,16 +13,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ceval_suite.errors import RunError
-from ceval_suite.schema import Record
+from ceval_suite.schema import Record, TextRecord
 
 FORMAT = 1
 
-_FIELDS = tuple(f.name for f in fields(Record))
+R = TypeVar("R", Record, TextRecord)
+
+BITS = re.compile(r"bits-[0-9a-f]{8}")
+"""Names of folders that hold measured texts instead of answered items."""
 
 
 def safe_name(name: str) -> str:
@@ -64,12 +67,22 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         RunError: a broken line before the last.
     """
+    return read_lines(path, Record)
+
+
+def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """All whole lines of a file of one kind of record.
+
+    Raises:
+        RunError: a broken line before the last.
+    """
     if not path.is_file():
         return
+    names = [f.name for f in fields(kind)]
     for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
         try:
             row = json.loads(line)
-            yield Record(**{name: row[name] for name in _FIELDS})
+            yield kind(**{name: row[name] for name in names})
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path}: line {number} is broken ({error!r}); remove that line to have its item "
@@ -83,10 +96,12 @@ def _whole_lines(content: bytes) -> list[bytes]:
     return lines
 
 
-class RunFolder:
-    """One run folder, open for appending; use it as a context manager."""
+class Folder(Generic[R]):
+    """One folder of records of one kind, open for appending; use it as a context manager."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, identity: dict[str, Any], about: dict[str, Any], kind: type[R]
+    ) -> None:
         """Nothing is touched before the context is entered.
 
         `identity` must equal that of the records already there; entering raises RunError when
@@ -95,11 +110,12 @@ class RunFolder:
         self.path = path
         self.identity = identity
         self.about = about
+        self._kind: type[R] = kind
         self._lock = FileLock(path / ".lock")
         self._stream: Any = None
-        self.done: dict[str, Record] = {}
+        self.done: dict[str, R] = {}
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Folder[R]:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -127,7 +143,7 @@ class RunFolder:
                 "it; use another --out, or delete the folder."
             )
         self._repair(records)
-        for record in read_records(records):
+        for record in read_lines(records, self._kind):
             if record.id in self.done:
                 raise RunError(f"{records}: item {record.id} stands twice; delete one line.")
             self.done[record.id] = record
@@ -158,7 +174,7 @@ class RunFolder:
             with path.open("r+b") as stream:
                 stream.truncate(whole)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: R) -> None:
         """Write one record and flush it."""
         line = json.dumps(asdict(record), ensure_ascii=False, separators=(",", ":"))
         self._stream.write(line.encode() + b"\n")
@@ -186,11 +202,29 @@ class RunFolder:
             self._lock.release()
 
 
+class RunFolder(Folder[Record]):
+    """The folder of one model's answers to one task."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
+        super().__init__(path, identity, about, Record)
+
+    def __enter__(self) -> RunFolder:
+        super().__enter__()
+        return self
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:16] + "…"
 
 
 def find_runs(folder: Path) -> Iterable[Path]:
-    """All run folders below `folder`, in name order."""
-    return sorted(path.parent for path in folder.rglob("run.json"))
+    """All folders of answered tasks below `folder`, in name order."""
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    return [path for path in found if not BITS.fullmatch(path.name)]
+
+
+def find_bits(folder: Path) -> list[Path]:
+    """All folders of measured texts below `folder`, in name order."""
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    return [path for path in found if BITS.fullmatch(path.name)]

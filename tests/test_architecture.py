@@ -28,7 +28,9 @@ prompt
 answer records
 stats
 metrics
+comparison
 prepare
+texts
 backends.base backends.batching backends.products backends.placement
 backends.tiles
 backends.layout
@@ -43,22 +45,24 @@ backends.lexicon backends.growing backends.adapter_stack
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
-backends.loading backends.forward backends.weights
+backends.loading backends.forward backends.weights backends.rolling
+backends.counting
 backends.merging backends.anatomy backends.requantise
 backends.seq2seq backends.validity
 backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-fitting
+fitting bits
 tokenizer.__init__
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation
+report.board report.compare report.bits report.listing report.entry report.quantisation
 preview progress
 sweep
 quantised
 cli_data cli_model cli_tokenizer
+cli_compare
 cli
 __main__
 """
@@ -66,7 +70,7 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer")
+MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

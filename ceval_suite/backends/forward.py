@@ -28,6 +28,9 @@ SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 TRIALS = 2
 """Full packs of each size that are timed."""
 
+LOGITS = 2**27
+"""Logits of one row that the plain path holds at once; more reads take more passes."""
+
 SMALLEST = 32
 """Tokens that a pack must be able to hold."""
 
@@ -66,10 +69,11 @@ class Forward:
         ]
         self._plain = str(getattr(model.config, "_attn_implementation", "eager"))
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        inner = model.get_output_embeddings()
+        self._rows_of_head = int(getattr(inner, "out_features", 0)) or 2**16
         self._head: Float32Head | None = None
         self._post: Post | None = None
         self._last = LastMLP.of(model)
-        inner = model.get_output_embeddings()
         if products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
@@ -98,10 +102,13 @@ class Forward:
         for row in sorted(rows, key=lambda row: -len(row.tokens)):
             self.computed += len(row.tokens)
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
-            with _memory(len(row.tokens)):
-                logits = self._logits(ids, [read.position for read in row.reads])
-                scored = list(_scores(row.reads, logits))
-            yield from scored
+            width = max(1, LOGITS // self._rows_of_head)
+            for at in range(0, len(row.reads), width):
+                some = row.reads[at : at + width]
+                with _memory(len(row.tokens)):
+                    logits = self._logits(ids, [read.position for read in some])
+                    scored = list(_scores(some, logits))
+                yield from scored
 
     def _logits(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
         """Logits [len(at), V] in float32 at the positions `at` of ids [1, T]."""
