@@ -154,10 +154,13 @@ def _tango(n: float, fixed: float, broke: float) -> tuple[float, float]:
         return distance / math.sqrt(variance) if variance > 0 else math.copysign(1e9, distance)
 
     def end(sign: float) -> float:
+        def beyond(delta: float) -> float:
+            return score(delta) + sign * Z
+
         last = sign * (1 - 1e-12)
         # the score falls from the estimate on; at the border of what is possible it is endless
         if sign * value < 1 - 1e-12 and -sign * score(last) > Z:
-            root: Any = brentq(lambda delta: score(float(delta)) + sign * Z, value, last)
+            root: Any = brentq(beyond, value, last)
             return float(root)
         return sign
 
