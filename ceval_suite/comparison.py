@@ -199,8 +199,11 @@ def _averages(
     task: Task, judged: Sequence[tuple[Record, Record]]
 ) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
     """Averages over the items that both have, the official one first."""
-    sides = [metrics.subject_estimates(pair[k] for pair in judged) for k in (0, 1)]
     count = Counter(a.subject for a, _ in judged)
+    # in the order of the task, as in summary.json, so that equal records give equal bits
+    count = {s: count[s] for s in task.subjects if s in count}
+    found = [metrics.subject_estimates(pair[k] for pair in judged) for k in (0, 1)]
+    sides = [{s: parts[s] for s in count} for parts in found]
     fixed = Counter(a.subject for a, b in judged if not a.correct and b.correct)
     broke = Counter(a.subject for a, b in judged if a.correct and not b.correct)
     strata = [stats.Pairs(n, fixed[s], broke[s]) for s, n in count.items()]
@@ -266,6 +269,7 @@ def texts(first: Path, second: Path) -> list[Texts]:
         found.append(_texts(group, ", ".join(filter(None, languages)), names, pairs, windows))
         for one in pairs:
             by_language.setdefault(one[0].language, []).append(one)
+    found.sort(key=lambda one: one.group)
     if len(found) > 1:
         for language in sorted(filter(None, by_language)):
             found.append(_texts("", language, found[0].models, by_language[language], ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def texts(contents: Sequence[str]) -> list[Text]:
     return [text(content, f"t{k}") for k, content in enumerate(contents)]
 
 
+@cache
+def parts(path: Path, gguf: str) -> tuple[Any, Any]:
+    """Tokenizer and model as transformers alone reads them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **source)
+    return AutoTokenizer.from_pretrained(path, **source), model.eval()
+
+
 def plain(path: Path, content: str, window: int, stride: int, gguf: str = "") -> tuple[float, int]:
     """Natural log-probability and tokens of a text, by transformers alone, one token at a time.
 
@@ -41,11 +53,8 @@ def plain(path: Path, content: str, window: int, stride: int, gguf: str = "") ->
     window that ends where the scored stretch of the token ends.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, **source)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **source).eval()
+    tokenizer, model = parts(path, gguf)
     ids = tokenizer(content, add_special_tokens=False)["input_ids"]
     whole = [tokenizer.bos_token_id, *ids]
     total = 0.0
