@@ -133,13 +133,16 @@ def test_bits_equal_a_plain_computation(
         assert abs(record.logprob - logprob) / math.log(2) / record.size < 1e-5
 
 
-def test_the_plain_path_says_the_same_and_never_holds_all_logits(
-    tiny_model: Path, long_text: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("engine", ["plain", "auto"])
+def test_a_head_inside_the_model_says_the_same_and_never_holds_all_logits(
+    tiny_model: Path, long_text: str, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     some = texts([long_text[:900]])
     (packed,) = open_backend(ModelSpec(path=str(tiny_model))).measure(some)  # type: ignore[attr-defined]
-    backend: Any = open_backend(ModelSpec(path=str(tiny_model), engine="plain"))
     monkeypatch.setattr(forward, "LOGITS", 2000 * 100)
+    backend: Any = open_backend(ModelSpec(path=str(tiny_model), engine=engine))
+    if engine == "auto":  # as where the head cannot be taken out of the model
+        monkeypatch.setattr(forward, "post_processing", lambda *_: None)
     seen: list[int] = []
     original = forward.Forward._logits
 
@@ -149,7 +152,9 @@ def test_the_plain_path_says_the_same_and_never_holds_all_logits(
 
     monkeypatch.setattr(forward.Forward, "_logits", counted)
     (alone,) = backend.measure(some)
-    assert max(seen) <= 100 < sum(seen) == alone.tokens
+    assert max(seen) <= 100
+    assert sum(seen) >= alone.tokens > 100
+    assert backend.path["attention"] == ("packed" if engine == "auto" else "plain")
     assert abs(alone.logprob - packed.logprob) < 1e-2
     assert abs(alone.logprob - packed.logprob) / packed.size < 1e-5
 

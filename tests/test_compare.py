@@ -305,6 +305,24 @@ def test_an_incomplete_run_is_compared_on_common_items_and_said(out: Path, tmp_p
     assert any("5 items that only other has finished are left out" in note for note in notes)
 
 
+def test_runs_without_gold_labels_show_their_prompts_and_no_accuracy(
+    out: Path, tmp_path: Path
+) -> None:
+    for name in ("tiny", "other"):
+        whole = run_of(out, name, "sample-mmlu")
+        shutil.copytree(whole, tmp_path / name / whole.name)
+        path = tmp_path / name / whole.name / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row | {"answer": [], "correct": None, "score": None} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    accuracy, prompts = report.compare(tmp_path / "tiny", tmp_path / "other")
+    (row,) = accuracy.rows
+    assert len(row) == len(accuracy.columns)
+    assert [cell.value for cell in row[2:]] == [0, *[None] * 7]
+    assert "no labels" in row[3].text
+    assert len(prompts.rows) == 2
+
+
 # what is not compared
 
 
