@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from ceval_suite.backends import forward, open_backend, rolling
 from ceval_suite.bits import Corpus, measure
+from ceval_suite.cli import app
 from ceval_suite.errors import ConfigError, DataError, ModelError, RunError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection
@@ -418,16 +420,17 @@ def test_smollm2_on_real_questions_equals_plain_windows_and_lm_eval(
 ) -> None:
     chosen = Selection(limit=1, data=real_data)
     groups = of_tasks(["mmlu", "cmmlu"], chosen)
-    some = [*groups["mmlu"][:4], *groups["cmmlu"][:4]]
-    joined = text("\n".join(one.text for one in groups["mmlu"][4:10]), "joined")
+    some = [*groups["mmlu"][:2], *groups["cmmlu"][:2]]
+    joined = text("\n".join(one.text for one in groups["mmlu"][2:5]), "joined")
     backend: Any = open_backend(ModelSpec(path=str(smollm2), dtype="float32"))
-    found = {record.id: record for record in backend.measure([*some, joined], 128, 64)}
+    found = {record.id: record for record in backend.measure([*some, joined], 64, 32)}
     for one in (some[0], some[-1], joined):
-        logprob, _ = plain(smollm2.parent, one.text, 128, 64, smollm2.name)
+        logprob, _ = plain(smollm2.parent, one.text, 64, 32, smollm2.name)
         assert abs(found[one.id].logprob - logprob) / math.log(2) / found[one.id].size < 1e-5
-    theirs = rolled(lm_eval_model(smollm2.parent, gguf_file=smollm2.name, max_length=8192), some)
+    theirs = rolled(lm_eval_model(smollm2.parent, gguf_file=smollm2.name, max_length=64), some)
+    alike = {record.id: record for record in backend.measure(some, 64)}
     for one, expected in zip(some, theirs, strict=True):
-        assert abs(found[one.id].logprob - expected) / math.log(2) / found[one.id].size < 1e-5
+        assert abs(alike[one.id].logprob - expected) / math.log(2) / alike[one.id].size < 1e-5
 
 
 def test_a_text_record_survives_the_disk(tmp_path: Path, tiny_model: Path, corpus: Corpus) -> None:
@@ -437,3 +440,32 @@ def test_a_text_record_survives_the_disk(tmp_path: Path, tiny_model: Path, corpu
     fresh = {record.id: record for record in backend.measure(corpus.texts)}
     kept = {r.id: r for r in read_lines(folder / "records.jsonl", TextRecord)}
     assert kept == fresh
+
+
+# the command
+
+
+def test_bits_prints_a_table_or_json_and_keeps_records(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("水在一百度沸腾。\nIce melts.\n", encoding="utf-8")
+    options = ["--tasks", "sample-mmlu", "--limit", "2", "--text", f"zh={tmp_path / 'a.txt'}"]
+    options += ["--window", "64", "--stride", "32", "--out", str(tmp_path / "runs")]
+    command = ["bits", str(tiny_model), *options]
+    printed = CliRunner().invoke(app, command)
+    assert printed.exit_code == 0, printed.output
+    assert "windows of 64 tokens that advance by 32" in printed.stdout
+    folders = find_bits(tmp_path / "runs")
+    assert len(folders) == 2
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)[0]["rows"]
+    assert [row["texts"] for row in found] == ["sample-mmlu", "a.txt"]
+    assert [row["language"] for row in found] == ["en", "zh"]
+    for row in found:
+        (summary,) = (
+            s for f in folders if (s := read_json(f / "summary.json"))["group"] == row["texts"]
+        )
+        assert row["bits per byte"]["value"] == summary["bits_per_byte"]["value"]
+
+
+def test_bits_without_texts_is_a_sentence(tiny_model: Path) -> None:
+    found = CliRunner().invoke(app, ["bits", str(tiny_model)])
+    assert isinstance(found.exception, ConfigError)
+    assert "give --tasks, --text or both" in str(found.exception)
