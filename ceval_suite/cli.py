@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ceval_suite.cli_compare import bits, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure
 from ceval_suite.cli_model import app as model_app
@@ -36,6 +37,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command()(compare)
+app.command()(bits)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -179,6 +182,9 @@ def run(
         int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
     ] = 0,
     chat: Chat = False,
+    same: Annotated[
+        bool, typer.Option("--same-shots", help="For all models, as many as fit each of them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
@@ -193,7 +199,7 @@ def run(
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
     ensure(_names(tasks), data)
-    folders = sweep.run(specs, _names(tasks), chosen, out, say, verify)
+    folders = sweep.run(specs, _names(tasks), chosen, out, say, verify, same=same)
     _results(folders, as_json)
 
 

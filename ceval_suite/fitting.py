@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from ceval_suite.backends.base import Backend
+from ceval_suite.errors import PromptError
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
 from ceval_suite.schema import Item
@@ -15,13 +18,74 @@ SPECIAL = 8
 """Special tokens that a tokenizer may add to a text, at most."""
 
 
-def render(prepared: Prepared, items: Sequence[Item], backend: Backend) -> list[Prompt]:
+class Context(Protocol):
+    """How much a model reads, and how its tokenizer counts; a part of every backend."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens the model reads at most, the letter included."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
+        """Tokens of each text as it would be put to the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The contexts of several models as one: what fits into it fits into each of them."""
+
+    contexts: Mapping[str, Context]
+
+    @property
+    def max_length(self) -> int:
+        """That of the model that reads least."""
+        return min(context.max_length for context in self.contexts.values())
+
+    def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
+        """For each text the count of the model that has least room left with it.
+
+        Counts of longer contexts are shifted, so that each reaches `max_length` with its own.
+        """
+        shortest = self.max_length
+        counts = [
+            [n - context.max_length + shortest for n in counted]
+            for context in self.contexts.values()
+            for counted in [context.count_tokens(texts, template_tokens=template_tokens)]
+        ]
+        return [max(column) for column in zip(*counts, strict=True)]
+
+
+def same_shots(prepared: Prepared, contexts: Mapping[str, Context]) -> Prepared:
+    """The task with as many shots for each item as fit the contexts of all these models.
+
+    Raises:
+        PromptError: an item does not fit one of them even without shots.
+    """
+    items = prepared.scored()
+    try:
+        prompts = render(prepared, items, Joint(contexts))
+    except PromptError:
+        for name, context in contexts.items():
+            try:
+                render(prepared, items, context)
+            except PromptError as error:
+                raise PromptError(f"model '{name}': {error}") from error
+        raise
+    return prepared.with_plan(prompts, sorted(contexts))
+
+
+def render(prepared: Prepared, items: Sequence[Item], backend: Backend | Context) -> list[Prompt]:
     """Prompts of the items, fitted into the backend's context by the benchmark's own rule.
+
+    Where the task comes with a plan, they are those of the plan.
 
     Raises:
         PromptError: one does not fit even without shots.
     """
-    wrap = backend.wrap if prepared.chat else None
+    if prepared.plan is not None:
+        return [prepared.plan[item.id] for item in items]
+    wrap = backend.wrap if prepared.chat and isinstance(backend, Backend) else None
     renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
     prompts = [renderers[item.subject].render(item) for item in items]
     out: list[Prompt] = []

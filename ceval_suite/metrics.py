@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ceval_suite import stats
-from ceval_suite.schema import Estimate, Record
+from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Task
 
 HEADLINES = {"micro": "acc/micro", "macro": "acc/macro", "points": "points"}
@@ -107,3 +108,53 @@ def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
         },
         "shots_shown": dict(sorted(Counter(str(record.shots) for record in records).items())),
     }
+
+
+def bits(records: Sequence[TextRecord]) -> dict[str, Any]:
+    """Totals, bits per byte and perplexity per character of measured texts, and by language.
+
+    Intervals come from a bootstrap over texts, those that share a passage together; of a single
+    text there is none, and `low`, `high` and `stderr` are null.
+    """
+    languages = sorted({record.language for record in records if record.language})
+    return _bits(records) | {
+        "languages": {name: _bits([r for r in records if r.language == name]) for name in languages}
+    }
+
+
+def _bits(records: Sequence[TextRecord]) -> dict[str, Any]:
+    totals: dict[str, Any] = {
+        "n": len(records),
+        "logprob": math.fsum(record.logprob for record in records),
+        "tokens": sum(record.tokens for record in records),
+        "unknown": sum(record.unknown for record in records),
+        "bytes": sum(record.size for record in records),
+        "characters": sum(record.characters for record in records),
+    }
+    if not records:
+        return totals
+    per_byte = rate(records, [-r.logprob / math.log(2) for r in records], "size")
+    nats = rate(records, [-r.logprob for r in records], "characters")
+    value = math.exp(nats["value"])
+    perplexity = {
+        "value": value,
+        "n": nats["n"],
+        "stderr": None if nats["stderr"] is None else value * nats["stderr"],
+        "low": None if nats["low"] is None else math.exp(nats["low"]),
+        "high": None if nats["high"] is None else math.exp(nats["high"]),
+    }
+    return totals | {"bits_per_byte": per_byte, "perplexity_per_character": perplexity}
+
+
+def rate(records: Sequence[TextRecord], amounts: Sequence[float], per: str) -> dict[str, Any]:
+    """Σ amounts over Σ bytes (`size`) or characters, with a bootstrap over texts, as a mapping."""
+    over: defaultdict[str, float] = defaultdict(float)
+    under: defaultdict[str, float] = defaultdict(float)
+    for record, amount in zip(records, amounts, strict=True):
+        over[record.cluster] += amount
+        under[record.cluster] += getattr(record, per)
+    if len(over) > 1:
+        found = asdict(stats.ratio(list(over.values()), list(under.values())))
+        return found | {"n": len(records)}
+    value = sum(over.values()) / sum(under.values())
+    return {"value": value, "n": len(records), "stderr": None, "low": None, "high": None}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ceval_suite.catalog import load_task, load_template
 from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, DataError, unknown
 from ceval_suite.files import find_files
-from ceval_suite.prompt import Renderer, Wrap, fingerprint
+from ceval_suite.prompt import Prompt, Renderer, Wrap, fingerprint, planned
 from ceval_suite.records import folder_name
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
@@ -33,7 +33,11 @@ class Selection:
 
 @dataclass
 class Prepared:
-    """A task read, checked and ready to render."""
+    """A task read, checked and ready to render.
+
+    `plan` holds the prompts of all items where they were fitted for several models at once, by
+    item id; else None, and each model's own context decides.
+    """
 
     task: Task
     protocol: str
@@ -49,6 +53,8 @@ class Prepared:
     source: str
     fingerprint: str
     not_scored: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    plan: Mapping[str, Prompt] | None = None
+    planned_for: Sequence[str] = ()
 
     def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
         """The renderer of one subject."""
@@ -58,6 +64,18 @@ class Prepared:
         """Items the template's method can answer, in order."""
         kinds = self.template.kinds
         return [i for s in self.subjects for i in self.items[s] if i.kind in kinds and i.labels]
+
+    def with_plan(self, prompts: Sequence[Prompt], models: Sequence[str]) -> Prepared:
+        """The same task with the prompts of its scored items fixed, under a fingerprint of its own.
+
+        So planned runs are never mixed with others, and those of one plan are equal to the byte.
+        """
+        return replace(
+            self,
+            plan={prompt.item.id: prompt for prompt in prompts},
+            planned_for=models,
+            fingerprint=planned(self.fingerprint, prompts),
+        )
 
     @property
     def folder(self) -> str:
@@ -73,6 +91,10 @@ class Prepared:
             "shots": self.shots,
             "limit": self.limit,
             "chat": self.chat,
+            "same_shots": list(self.planned_for),
+            "shots_held": {
+                s: len(shots) for s, shots in self.shown.items() if len(shots) != self.shots
+            },
             "subjects": self.subjects if len(self.subjects) < len(self.task.subjects) else None,
             "data": {"sha256": self.data_sha256, "source": self.source},
             "method": self.template.method,

@@ -242,3 +242,9 @@ def fingerprint(
     }
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def planned(fingerprint: str, prompts: Sequence[Prompt]) -> str:
+    """The fingerprint of a protocol whose prompts were fitted for several models at once."""
+    content = [fingerprint, sorted([prompt.item.id, prompt.sha256] for prompt in prompts)]
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

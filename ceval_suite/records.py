@@ -13,16 +13,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
 from ceval_suite.errors import RunError
-from ceval_suite.schema import Record
+from ceval_suite.schema import Record, TextRecord
 
 FORMAT = 1
 
-_FIELDS = tuple(f.name for f in fields(Record) if f.default_factory is MISSING)
+R = TypeVar("R", Record, TextRecord)
+
+BITS = re.compile(r"bits-[0-9a-f]{8}")
+"""Names of folders that hold measured texts instead of answered items."""
 
 _SOMETIMES = tuple(f.name for f in fields(Record) if f.default_factory is not MISSING)
 """Fields that a line has only where they hold something."""
@@ -67,13 +70,24 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         RunError: a broken line before the last.
     """
+    return read_lines(path, Record)
+
+
+def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """All whole lines of a file of one kind of record.
+
+    Raises:
+        RunError: a broken line before the last.
+    """
     if not path.is_file():
         return
+    names = [f.name for f in fields(kind)]
     for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
         try:
             row = json.loads(line)
-            found = {name: row[name] for name in _FIELDS}
-            yield Record(**found, **{name: row[name] for name in _SOMETIMES if name in row})
+            yield kind(
+                **{name: row[name] for name in names if name in row or name not in _SOMETIMES}
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path}: line {number} is broken ({error!r}); remove that line to have its item "
@@ -87,10 +101,12 @@ def _whole_lines(content: bytes) -> list[bytes]:
     return lines
 
 
-class RunFolder:
-    """One run folder, open for appending; use it as a context manager."""
+class Folder(Generic[R]):
+    """One folder of records of one kind, open for appending; use it as a context manager."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, identity: dict[str, Any], about: dict[str, Any], kind: type[R]
+    ) -> None:
         """Nothing is touched before the context is entered.
 
         `identity` must equal that of the records already there; entering raises RunError when
@@ -99,11 +115,12 @@ class RunFolder:
         self.path = path
         self.identity = identity
         self.about = about
+        self._kind: type[R] = kind
         self._lock = FileLock(path / ".lock")
         self._stream: Any = None
-        self.done: dict[str, Record] = {}
+        self.done: dict[str, R] = {}
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Folder[R]:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -131,7 +148,7 @@ class RunFolder:
                 "it; use another --out, or delete the folder."
             )
         self._repair(records)
-        for record in read_records(records):
+        for record in read_lines(records, self._kind):
             if record.id in self.done:
                 raise RunError(f"{records}: item {record.id} stands twice; delete one line.")
             self.done[record.id] = record
@@ -162,7 +179,7 @@ class RunFolder:
             with path.open("r+b") as stream:
                 stream.truncate(whole)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: R) -> None:
         """Write one record and flush it."""
         content = {k: v for k, v in asdict(record).items() if v or k not in _SOMETIMES}
         line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -191,11 +208,29 @@ class RunFolder:
             self._lock.release()
 
 
+class RunFolder(Folder[Record]):
+    """The folder of one model's answers to one task."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], about: dict[str, Any]) -> None:
+        super().__init__(path, identity, about, Record)
+
+    def __enter__(self) -> RunFolder:
+        super().__enter__()
+        return self
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:16] + "…"
 
 
 def find_runs(folder: Path) -> Iterable[Path]:
-    """All run folders below `folder`, in name order."""
-    return sorted(path.parent for path in folder.rglob("run.json"))
+    """All folders of answered tasks below `folder`, in name order."""
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    return [path for path in found if not BITS.fullmatch(path.name)]
+
+
+def find_bits(folder: Path) -> list[Path]:
+    """All folders of measured texts below `folder`, in name order."""
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    return [path for path in found if BITS.fullmatch(path.name)]

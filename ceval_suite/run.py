@@ -241,6 +241,7 @@ def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
         "shots": prepared.shots,
         "limit": prepared.limit,
         "chat": prepared.chat,
+        "same_shots": list(prepared.planned_for),
         "protocol_sha256": prepared.fingerprint,
         "complete": len(ordered) == len(items),
         **found,

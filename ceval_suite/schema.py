@@ -107,6 +107,42 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """One text whose probability is measured as a whole.
+
+    `group` is the task or the user's corpus it belongs to, `language` a code such as `zh`, or
+    empty. `cluster` is equal for texts that share a passage. `id` is an item's or `<file>/<row>`.
+    """
+
+    id: str
+    group: str
+    language: str
+    cluster: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRecord:
+    """One line of the `records.jsonl` of a `bits-…` folder; field order is the order on disk.
+
+    `logprob` is the natural logarithm of the whole text's probability. `size` are its bytes in
+    UTF-8; `tokens` and `characters` are counted without the start token. `unknown` counts tokens
+    that stand for what the tokenizer does not know.
+    """
+
+    id: str
+    group: str
+    language: str
+    cluster: str
+    logprob: float
+    tokens: int
+    unknown: int
+    size: int
+    characters: int
+    text_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A measured value with its number of items, standard error and 95 % interval."""
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ceval_suite import catalog, fetch
+from ceval_suite.backends import counting
 from ceval_suite.backends.base import Say
 from ceval_suite.errors import ConfigError
+from ceval_suite.fitting import same_shots
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.progress import Bytes, Items
@@ -58,6 +60,18 @@ def ensure_data(tasks: Sequence[str], data: Path | None, say: Say) -> None:
             fetch.ensure(catalog.load_task(name), data, say, progress.update)
 
 
+def _contexts(
+    specs: Mapping[str, ModelSpec], chosen: Sequence[Selection]
+) -> dict[str, counting.Counter]:
+    if len(specs) < 2:
+        raise ConfigError("--same-shots fits prompts for several models; give --model twice.")
+    if any(selection.chat for selection in chosen):
+        raise ConfigError(
+            "--same-shots cannot go with --chat: templates make prompts of their own; drop one."
+        )
+    return {name: counting.Counter(name, spec) for name, spec in specs.items()}
+
+
 def run(
     specs: Mapping[str, ModelSpec],
     tasks: Sequence[str],
@@ -65,15 +79,24 @@ def run(
     out: Path,
     say: Say,
     verify: int = 0,
+    *,
+    same: bool = False,
 ) -> list[Path]:
     """Score every model on every task as each selection wants it.
 
-    Everything is prepared before the first model is loaded.
+    Everything is prepared before the first model is loaded. `same` shows every model the same
+    shots for an item: as many as fit all their contexts.
 
     Returns:
         The run folders, models first.
+
+    Raises:
+        UserError: anything a user can put right; finished records are kept.
     """
     prepared = [prepare(task, selection) for task in tasks for selection in chosen]
+    if same:
+        contexts = _contexts(specs, chosen)
+        prepared = [same_shots(one, contexts) for one in prepared]
     folders: list[Path] = []
     with Items(say) as items:
         for name, spec in specs.items():

@@ -28,7 +28,9 @@ prompt
 answer records
 stats
 metrics
+comparison
 prepare
+texts
 backends.base backends.batching backends.products
 backends.ranks
 backends.placement
@@ -46,13 +48,14 @@ backends.growing
 backends.adapter_rows
 backends.adapter_proof
 backends.adapters
-backends.loading backends.forward
+backends.loading backends.forward backends.rolling
+backends.counting
 backends.merging backends.anatomy backends.requantise
 backends.seq2seq backends.validity
 backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-fitting
+fitting bits
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -64,11 +67,13 @@ tokenizer.ordered
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation report.extension report.audit
+report.board report.compare report.bits report.listing report.entry
+report.quantisation report.extension report.audit
 preview progress
 sweep
 quantised
 cli_data cli_model cli_tokenizer
+cli_compare
 cli
 launch
 __main__
@@ -77,7 +82,7 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "launch")
+MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "launch")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

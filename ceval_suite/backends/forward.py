@@ -28,6 +28,10 @@ SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 TRIALS = 2
 """Full packs of each size that are timed."""
 
+LOGITS = 2**27
+"""Logits held at once where the head runs inside the model: rows of more reads take more passes,
+and packs of such rows are smaller."""
+
 SMALLEST = 32
 """Tokens that a pack must be able to hold."""
 
@@ -67,10 +71,11 @@ class Forward:
         ]
         self._plain = str(getattr(model.config, "_attn_implementation", "eager"))
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        inner = model.get_output_embeddings()
+        self._width = LOGITS // (int(getattr(inner, "out_features", 0)) or 2**16)
         self._head: Float32Head | None = None
         self._post: Post | None = None
         self._last = LastMLP.of(model)
-        inner = model.get_output_embeddings()
         if products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
@@ -104,10 +109,12 @@ class Forward:
         for row in sorted(rows, key=lambda row: -len(row.tokens)):
             self.computed += len(row.tokens)
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
-            with _memory(len(row.tokens)):
-                logits = self._logits(ids, [read.position for read in row.reads])
-                scored = list(_scores(row.reads, logits))
-            yield from scored
+            for at in range(0, len(row.reads), self._width):
+                some = row.reads[at : at + self._width]
+                with _memory(len(row.tokens)):
+                    logits = self._logits(ids, [read.position for read in some])
+                    scored = list(_scores(some, logits))
+                yield from scored
 
     def _logits(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
         """Logits [len(at), V] in float32 at the positions `at` of ids [1, T]."""
@@ -141,13 +148,15 @@ class Forward:
         self._use(attention.NAME)
         if self.model.config._attn_implementation != attention.NAME:
             raise attention.NotPacked("the model's attention is its own and cannot be replaced")
-        nodes = trie(rows, self.sizes.longest)
-        store = Store(max(len(row.tokens) for row in rows))
         waiting = Waiting(self._head, self._post_processing()) if self._head else None
+        collect = waiting is not None and waiting.post is not None
+        most = self._width if not collect and any(len(r.reads) > SMALLEST for r in rows) else None
+        nodes = trie(rows, min(self.sizes.longest, most or self.sizes.longest))
+        store = Store(max(len(row.tokens) for row in rows))
         first = 0
         while first < len(nodes):
-            some = pack(nodes, first, self.sizes.now, cut)
-            result = self._try(some, store, waiting is not None and waiting.post is not None)
+            some = pack(nodes, first, min(self.sizes.now, most or self.sizes.now), cut)
+            result = self._try(some, store, collect)
             if result is None:
                 size = len(some.tokens)
                 if size <= SMALLEST:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from ceval_suite.backends import loading, ranks, seq2seq, tokenizers
+from ceval_suite.backends import loading, ranks, rolling, seq2seq, tokenizers
 from ceval_suite.backends.attention import ways_on
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
@@ -17,11 +18,14 @@ from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
-from ceval_suite.schema import Reply, Request
+from ceval_suite.schema import Reply, Request, Text, TextRecord
 
 CHUNK = 1024
 """Requests that are tokenised and planned together, at least: while one chunk is computed, the
 next is tokenised."""
+
+TEXTS = 256
+"""Whole texts that are tokenised together."""
 
 APART = 64
 """Chunks are cut only between contexts that share fewer characters than this."""
@@ -175,6 +179,70 @@ class HFBackend:
         longest = max(len(row.tokens) for row in todo)
         self.forward.fit(longest)
         return self.forward.packed(todo) if self._packs(todo) else self.forward.plain(todo)
+
+    def windows(self, window: int | None = None, stride: int | None = None) -> dict[str, Any]:
+        """How windows roll over a text, and the token that stands before it.
+
+        Raises:
+            ModelError: an encoder and a decoder, no start token, or numbers out of range.
+        """
+        if self._pair:
+            raise ModelError(
+                f"{self.spec.path}: bits per byte need a model that reads from left to right; this "
+                "one has an encoder and a decoder."
+            )
+        window = window or self.max_length
+        stride = stride or window
+        if window > self.max_length or stride > window:
+            raise ModelError(
+                f"--window {window} --stride {stride}: {self.spec.path} reads {self.max_length} "
+                "tokens, and the stride may be no more than the window; give smaller numbers."
+            )
+        start = rolling.start_token(self.loaded.tokenizer)
+        return {"window": window, "stride": stride, "start": asdict(start)}
+
+    @torch.inference_mode()
+    def measure(
+        self, texts: Sequence[Text], window: int | None = None, stride: int | None = None
+    ) -> Iterator[TextRecord]:
+        """The log-probability of each whole text, by windows that roll over it.
+
+        `window` is in tokens, the start token included, and by default the model's context;
+        `stride` is by default the window.
+
+        Raises:
+            ModelError: this model cannot do that, or its logits are not finite.
+        """
+        found = self.windows(window, stride)
+        sums = rolling.Sums(texts, getattr(self.loaded.tokenizer, "unk_token_id", None))
+        for todo in self._rolling(texts, found, sums):
+            self._total += sum(len(row.tokens) for row in todo)
+            for score in self._scores((), todo):
+                done = sums.take(score)
+                if done is not None:
+                    yield sums.record(done)
+        yield from sums.empty()
+
+    def _rolling(
+        self, texts: Sequence[Text], how: Mapping[str, Any], sums: rolling.Sums
+    ) -> Iterator[list[Row]]:
+        """Rows of the texts, about `READS` reads at a time, however long a text is."""
+        start, window, stride = how["start"]["id"], how["window"], how["stride"]
+        todo: list[Row] = []
+        waiting = 0
+        for first in range(0, len(texts), TEXTS):
+            some = texts[first : first + TEXTS]
+            ids = self.encoder.ids([one.text for one in some], special=False)
+            for index, tokens in enumerate(ids, first):
+                sums.begin(index, tokens)
+                for row in rolling.rows(tokens, start, index, window, stride):
+                    todo.append(row)
+                    waiting += len(row.reads)
+                    if waiting >= rolling.READS:
+                        yield todo
+                        todo, waiting = [], 0
+        if todo:
+            yield todo
 
     def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
         encoded = self.encoder.encode(requests)

@@ -44,6 +44,7 @@ def read_summaries(folder: Path) -> list[Summary]:
                     "shots": about.get("shots", 0),
                     "limit": about.get("limit"),
                     "chat": about.get("chat", False),
+                    "same_shots": about.get("same_shots"),
                     "subjects_chosen": about.get("subjects"),
                     "complete": False,
                 }
@@ -54,6 +55,8 @@ def read_summaries(folder: Path) -> list[Summary]:
 def _label(summary: Summary) -> str:
     """What a column holds, short: task, wording, shots, and whatever departs from the usual."""
     extra: list[str] = ["chat"] if summary.get("chat") else []
+    if summary.get("same_shots"):
+        extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
     chosen = summary.get("subjects_chosen")

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ceval_suite.schema import Cell, Estimate, Table
@@ -23,6 +23,23 @@ def estimate(found: Estimate) -> Cell:
     """`68.7 ±1.2`: percent and half the width of the 95 % interval."""
     half = 100 * (found.high - found.low) / 2
     return Cell(text=f"{percent(found.value)} ±{half:.1f}", value=found.value)
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def probability(p: float) -> Cell:
+    """A p-value with three decimals, or below what they show."""
+    return Cell(text=f"{p:.3f}" if p >= 0.001 else "<0.001", value=p)
+
+
+def measured(found: Mapping[str, Any], digits: int = 3) -> Cell:
+    """`1.234 ±0.012`: a value and half its interval; without one, the value alone."""
+    value, low, high = found["value"], found["low"], found["high"]
+    half = "" if low is None else f" ±{(high - low) / 2:.{digits}f}"
+    return Cell(text=f"{value:.{digits}f}{half}", value=value)
 
 
 def number(value: float | int) -> Cell:

@@ -1,0 +1,105 @@
+"""`ceval-suite compare` and `ceval-suite bits`: models side by side, whatever their tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ceval_suite.cli_data import ensure
+from ceval_suite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ceval_suite.schema import Table
+
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="A text file, or LANGUAGE=FILE; .jsonl: one text a line."),
+]
+Lines = Annotated[bool, typer.Option("--lines", help="Every line of a text file is a text.")]
+Window = Annotated[int | None, typer.Option(min=1, help="Tokens of a window (the context).")]
+Stride = Annotated[int | None, typer.Option(min=1, help="Tokens it advances by (the window).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print(tables: list[Table], as_json: bool) -> None:
+    from ceval_suite.report import table
+
+    if as_json:
+        typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
+        return
+    for found in tables:
+        table.show(found)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder, or one model's folder of runs.")],
+    second: Annotated[Path, typer.Argument(help="The other one.")],
+    text: Texts = None,
+    lines: Lines = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two models on the same items: difference, interval, test, prompts, bits per byte.
+
+    Everything comes from records. With --text both models are loaded and measured on it first.
+    """
+    from ceval_suite.report import compare as report
+
+    if text:
+        from ceval_suite import bits as verb
+        from ceval_suite import texts
+
+        groups = texts.of_files(text, lines=lines)
+        corpora = [verb.Corpus(group, found) for group, found in groups.items()]
+        for folder in (first, second):
+            verb.measure_again(folder, corpora, _say)
+    _print(report.compare(first, second), as_json)
+
+
+def bits(
+    models: Annotated[list[str], typer.Argument(help="Registered names, paths or hub ids.")],
+    tasks: Annotated[str | None, typer.Option(help="Question texts of tasks: a,b.")] = None,
+    text: Texts = None,
+    lines: Lines = False,
+    window: Window = None,
+    stride: Stride = None,
+    split: Annotated[str | None, typer.Option(help="Split of the tasks.")] = None,
+    subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the benchmark files.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for run folders.")] = Path("runs"),
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure bits per byte and perplexity per character of whole texts, in rolling windows."""
+    from ceval_suite import bits as verb
+    from ceval_suite import sweep, texts
+    from ceval_suite.prepare import Selection
+    from ceval_suite.records import read_json
+    from ceval_suite.report import bits as report
+
+    names = _names(tasks)
+    if not names and not text:
+        raise ConfigError("give --tasks, --text or both: the texts to measure.")
+    ensure(names, data)
+    chosen = Selection(None, None, split, _names(subjects) or None, limit, data)
+    groups = texts.of_tasks(names, chosen) | texts.of_files(text or (), lines=lines)
+    corpora = [verb.Corpus(group, found, window, stride) for group, found in groups.items()]
+    folders: list[Path] = []
+    for name, spec in sweep.models(models, {"dtype": dtype, "device": device}).items():
+        folders += verb.measure(name, spec, corpora, out, _say)
+    found = [read_json(folder / "summary.json") for folder in folders]
+    _print([report.bits(found)], as_json)
+    if not as_json:
+        for folder in folders:
+            _say(f"records: {folder}")
+
+
+def _names(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
