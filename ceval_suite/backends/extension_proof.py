@@ -163,12 +163,15 @@ def sample(
         near = torch.finfo(new.dtype).eps + 1e-5
         for i, pieces, row in zip(some, found, new.double(), strict=True):
             known = [p for p in pieces if p < plan.before and p != unknown]
-            meant = old.at(known).double().mean(0) if known else average.row
+            parts = old.at(known).double() if known else average.row[None]
+            meant = parts.mean(0)
+            scale = 1.0
             if plan.init == "norm-matched" and len(meant) > 1 and meant.any():
-                meant = meant * (average.norm / meant.norm())
+                scale = average.norm / float(meant.norm())
+            meant = meant * scale
             away = float((row - meant).abs().max())
             largest = max(largest, away)
-            if not away <= near * max(float(meant.abs().max()), 1e-3):
+            if not away <= near * scale * float(parts.abs().max()):
                 raise ModelError(
                     f"{name}: row {i} lies {away:.2g} from the mean of {known} computed again, and "
                     "the checkpoint was not kept; report this."
@@ -188,6 +191,7 @@ def answers(
     given = [_ids(base, text) for text in chosen]
     again = [_ids(tokenizer, text) for text in chosen]
     said = _Compared()
+    old = torch.tensor(plan.old)  # not what was padding
     with tempfile.TemporaryFile(dir=sides.places[1].parent) as wait:
         states: list[bytes] = []
         for state, logits in _asked(sides.base, given, plan.before):
@@ -197,7 +201,7 @@ def answers(
         asked = _asked(sides.result, given, plan.after)
         for state, (other, logits) in zip(states, asked, strict=True):
             kept = torch.frombuffer(bytearray(wait.read(4 * plan.before)), dtype=torch.float32)
-            said.take(kept, logits[: plan.before], state == other)
+            said.take(kept[old], logits[old], state == other)
     tolerance = TOLERANCE[getattr(torch, sides.base.dtype)]
     if not said.relative <= tolerance:
         raise ModelError(

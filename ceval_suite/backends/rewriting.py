@@ -119,7 +119,7 @@ def rewrite(
     for file in checkpoint.weight_files(source):
         found = checkpoint.safetensors(file)
         if any(name in grown or _changes(tensor, dtype) for name, tensor in found.items()):
-            _write(found, folder / file.name, _metadata(file), grown, dtype)
+            _write(found, folder / file.name, _opening(file), grown, dtype)
             done["files_rewritten"] += 1
         else:
             shutil.copyfile(file, folder / file.name)
@@ -184,10 +184,11 @@ def _changes(tensor: Stored, dtype: torch.dtype | None) -> bool:
 def _write(
     found: Mapping[str, Stored],
     file: Path,
-    metadata: Mapping[str, str],
+    opening: tuple[int, Mapping[str, str]],
     grown: Mapping[str, Grown],
     dtype: torch.dtype | None,
 ) -> None:
+    start, metadata = opening
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     # the widest numbers first: each tensor then begins at a multiple of its own numbers' width
@@ -203,7 +204,9 @@ def _write(
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 64)  # the padding that the format allows
+    # blanks are allowed behind it: numbers that begin where they did in a line of the processor's
+    # cache are multiplied in the same order once they are mapped, and give the same bits
+    text += b" " * ((start - 8 - len(text)) % 64)
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in names:
@@ -226,12 +229,13 @@ def _put(stream: BinaryIO, block: torch.Tensor) -> None:
     stream.write(block.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _metadata(file: Path) -> dict[str, str]:
+def _opening(file: Path) -> tuple[int, dict[str, str]]:
+    """Where the numbers of a file begin, and what it says of itself."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         found: Any = json.loads(stream.read(length)).get("__metadata__")
     # transformers reads no file that does not say whose tensors it holds
-    return {"format": "pt"} | (found or {})
+    return 8 + length, {"format": "pt"} | (found or {})
 
 
 def _index(source: Path, folder: Path) -> None:
