@@ -466,8 +466,9 @@ def test_the_proof_finds_answers_that_moved(
     job = extension_plan.planned(spec(tiny_model), str(extended), "mean", False, 1, None)
     plain = {"dtype": "float32", "device": "cpu"}
     sides = extension_proof.Sides(spec(tiny_model, **plain), spec(tmp_path / "out", **plain), None)
+    texts = extension_proof.tokenised(job.base, job.tokenizer, ())
     with pytest.raises(ModelError, match="logits of old ids moved by"):
-        extension_proof.answers(sides, job.plan, job.base, job.tokenizer, ())
+        extension_proof.answers(sides, job.plan, texts)
 
 
 def test_a_tokenizer_that_lost_an_id_on_the_way_is_found(tiny_model: Path, extended: Path) -> None:

@@ -33,7 +33,7 @@ from ceval_suite.backends import (
 )
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.checkpoint import Stored
-from ceval_suite.backends.extension_files import EXTENSION, configure
+from ceval_suite.backends.extension_files import EXTENSION
 from ceval_suite.backends.extension_plan import Extension, planned, tables
 from ceval_suite.backends.extension_proof import Sides
 from ceval_suite.backends.rewriting import FLOATING, Rows
@@ -82,18 +82,15 @@ def extend(
         place = _streamable(job, Path(name) / "base")
         folder = Path(name) / "extended"
         folder.mkdir()
-        averages, done = _written(job, place, folder)
-        code = job.spec.trust_remote_code
-        extension_files.copy(place, folder, code=code)
-        home = sources.tokenizer_place(job.wider, job.path)
-        extension_files.copy_tokenizer(home, job.tokenizer, folder, code=code)
-        chat = extension_files.chat_template(job.base, job.tokenizer, folder)
-        memory = {"writing": _peak()}
+        about, averages = _made(job, place, folder)
         say("reading back what was written, to compare")
-        proof = _proved(job, place, folder, averages, prompts)
-        memory["proof"] = _peak()
-        about = extension_note.about(job, folder, done, averages, chat)
-        about |= {"proof": proof, "peak_memory_bytes": memory}
+        sides = _sides(job, place, folder)
+        about["proof"], texts = _read_back(job, sides, averages, prompts)
+        memory = {"writing": _peak()}
+        del job  # two tokenizers may weigh as much as a small model
+        _release()
+        about["proof"]["answers"] = extension_proof.answers(sides, plan, texts)
+        about["peak_memory_bytes"] = memory | {"proof": _peak()}
         write_json(folder / EXTENSION, about)
         if out.is_dir():
             out.rmdir()
@@ -132,10 +129,8 @@ def _release() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _written(
-    job: Extension, place: Path, folder: Path
-) -> tuple[dict[str, Average], dict[str, int]]:
-    """Weights and config.json; the averages that new rows were made with, and what was done."""
+def _made(job: Extension, place: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Average]]:
+    """Write all of the folder; the note for it, and the averages that rows were made with."""
     found = checkpoint.tensors(place)
     names = tables(job, found)
     _room(folder, found, names, job.plan)
@@ -147,8 +142,13 @@ def _written(
         for name in names
     }
     done = rewriting.rewrite(place, folder, grown, job.dtype)
-    configure(place, folder, job.plan.after, job.dtype)
-    return averages, done
+    extension_files.configure(place, folder, job.plan.after, job.dtype)
+    code = job.spec.trust_remote_code
+    extension_files.copy(place, folder, code=code)
+    home = sources.tokenizer_place(job.wider, job.path)
+    extension_files.copy_tokenizer(home, job.tokenizer, folder, code=code)
+    chat = extension_files.chat_template(job.base, job.tokenizer, folder)
+    return extension_note.about(job, folder, done, averages, chat), averages
 
 
 def _room(folder: Path, found: Mapping[str, Stored], names: Sequence[str], plan: Plan) -> None:
@@ -162,13 +162,8 @@ def _room(folder: Path, found: Mapping[str, Stored], names: Sequence[str], plan:
         )
 
 
-def _proved(
-    job: Extension,
-    place: Path,
-    folder: Path,
-    averages: Mapping[str, Average],
-    prompts: Sequence[str],
-) -> dict[str, Any]:
+def _sides(job: Extension, place: Path, folder: Path) -> Sides:
+    """Base and result as they are loaded for the proof: in the dtype that the result has."""
     stored = checkpoint.embedding(checkpoint.tensors(folder))
     assert stored is not None
     dtype = FLOATING[stored.dtype]
@@ -177,21 +172,26 @@ def _proved(
     own = plain | {"path": str(place)}
     if job.spec.tokenizer is not None:  # the base's own, from elsewhere
         own |= {"tokenizer": job.spec.tokenizer}
-    sides = Sides(
+    return Sides(
         job.spec.model_copy(update=own),
         job.spec.model_copy(update=plain | {"path": str(folder)}),
         job.dtype,
     )
+
+
+def _read_back(
+    job: Extension, sides: Sides, averages: Mapping[str, Average], prompts: Sequence[str]
+) -> tuple[dict[str, Any], list[extension_proof.Text]]:
+    """What the files say, and the texts that the models are to be asked."""
     plan = job.plan
     written = extension_proof.tokens(sides.result, growing.vocabulary(job.base), job.tokens)
-    return {
+    how = {"dummy_prefix": job.dummy_prefix}
+    proof = {
         "ids": f"all {len(plan.old)} old ids and {len(plan.new)} new ones as meant",
         **extension_proof.weights(sides, list(averages), plan),
-        **extension_proof.sample(
-            sides, averages, plan, job.base, written, dummy_prefix=job.dummy_prefix
-        ),
-        "answers": extension_proof.answers(sides, plan, job.base, written, prompts),
+        **extension_proof.sample(sides, averages, plan, job.base, written, **how),
     }
+    return proof, extension_proof.tokenised(job.base, written, prompts)
 
 
 def read_prompts(file: Path) -> list[str]:

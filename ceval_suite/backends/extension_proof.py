@@ -179,17 +179,27 @@ def sample(
     return {"rows_computed_again": len(some), "largest_difference": largest}
 
 
-def answers(
-    sides: Sides, plan: Plan, base: Any, tokenizer: Any, texts: Sequence[str]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Text:
+    """What is put to both models: the base's ids, and whether the result's tokenizer agrees."""
+
+    ids: Sequence[int]
+    alike: bool
+
+
+def tokenised(base: Any, tokenizer: Any, texts: Sequence[str]) -> list[Text]:
+    """Texts, or those built in where there are none, as old ids."""
+    both = ((_ids(base, text), _ids(tokenizer, text)) for text in texts or PROMPTS)
+    return [Text(ids, ids == again) for ids, again in both if ids]
+
+
+def answers(sides: Sides, plan: Plan, texts: Sequence[Text]) -> dict[str, Any]:
     """The logits that base and result give to the same old ids after the same old ids.
 
     Raises:
         ModelError: they differ by more than rounding, or the result has another number of rows.
     """
-    chosen = [text for text in texts or PROMPTS if base(text)["input_ids"]]
-    given = [_ids(base, text) for text in chosen]
-    again = [_ids(tokenizer, text) for text in chosen]
+    given = [text.ids for text in texts]
     said = _Compared()
     old = torch.tensor(plan.old)  # not what was padding
     with tempfile.TemporaryFile(dir=sides.places[1].parent) as wait:
@@ -210,9 +220,9 @@ def answers(
             "checkpoint was not kept; report this."
         )
     return {
-        "prompts": len(chosen),
+        "prompts": len(texts),
         "tokens": sum(len(some) for some in given),
-        "prompts_that_resegment": sum(a != b for a, b in zip(given, again, strict=True)),
+        "prompts_that_resegment": sum(not text.alike for text in texts),
         "dtype": sides.base.dtype,
         "hidden_states_identical": said.states,
         "logits_identical": said.identical,
