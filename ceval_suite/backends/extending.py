@@ -6,9 +6,6 @@ is then read back and proved to be the base and more, and EXTENSION lies beside 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
 import shutil
@@ -88,7 +85,7 @@ def extend(
         about["proof"], texts = _read_back(job, sides, averages, prompts)
         memory = {"writing": _peak()}
         del job  # two tokenizers may weigh as much as a small model
-        _release()
+        extension_proof.release()
         about["proof"]["answers"] = extension_proof.answers(sides, plan, texts)
         about["peak_memory_bytes"] = memory | {"proof": _peak()}
         write_json(folder / EXTENSION, about)
@@ -118,15 +115,8 @@ def _streamable(job: Extension, folder: Path) -> Path:
     loaded.model.save_pretrained(folder)
     job.base.save_pretrained(folder)
     del loaded
-    _release()
+    extension_proof.release()
     return folder
-
-
-def _release() -> None:
-    """Give back what a dequantised model took: glibc keeps freed memory for itself otherwise."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on every system
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _made(job: Extension, place: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Average]]:

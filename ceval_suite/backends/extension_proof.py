@@ -6,6 +6,8 @@ are stored in, so that their weights stay mapped files; the base's answers wait 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import hashlib
 import tempfile
@@ -118,7 +120,7 @@ def _kept(rows: Rows, plan: Plan, dtype: torch.dtype | None) -> Iterator[torch.T
     """The rows that stay, in the dtype that was written."""
     kept = torch.ones(plan.before, dtype=torch.bool)
     kept[torch.tensor(_taken(plan), dtype=torch.long)] = False
-    step = max(1, 2**20 // max(1, rows.width))
+    step = max(1, 2**18 // max(1, rows.width))
     for first in range(0, plan.before, step):
         last = min(first + step, plan.before)
         block = rows.between(first, last)[kept[first:last]]
@@ -254,13 +256,23 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer(text)["input_ids"]]
 
 
+def release() -> None:
+    """Give freed memory back to the system; glibc keeps it for itself otherwise."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on every system
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @torch.no_grad()
 def _asked(
     spec: ModelSpec, given: Sequence[Sequence[int]], rows: int
 ) -> Iterator[tuple[bytes, torch.Tensor]]:
     """For each text a digest of all its hidden states, and the logits [V] after its last token."""
     loaded = loading.load(spec)
-    model = loaded.model
+    model, longest = loaded.model, min(LONGEST, loaded.max_length)
+    found = int(loaded.about["embedding_rows"])
+    del loaded  # the tokenizer has done its part
+    release()
     state = hashlib.blake2b()
     head = model.get_output_embeddings()
 
@@ -274,14 +286,12 @@ def _asked(
         head.register_forward_pre_hook(only_last)
     for ids in given:
         state = hashlib.blake2b()
-        found = torch.tensor([ids[: min(LONGEST, loaded.max_length)]])
-        logits = adapter_proof.logits(model, found)[-1]
-        sizes = len(logits), loaded.about["embedding_rows"]
-        if sizes != (rows, rows):
+        logits = adapter_proof.logits(model, torch.tensor([ids[:longest]]))[-1]
+        if (len(logits), found) != (rows, rows):
             raise ModelError(
-                f"{spec.path}: {sizes[0]} logits and {sizes[1]} rows where {rows} of both were "
+                f"{spec.path}: {len(logits)} logits and {found} rows where {rows} of both were "
                 "meant, and the checkpoint was not kept; report this."
             )
         yield state.digest(), logits
-    del loaded, model, head  # before the other side is loaded
-    gc.collect()
+    del model, head  # before the other side is loaded
+    release()

@@ -24,7 +24,7 @@ from ceval_suite.backends import checkpoint
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.errors import ModelError
 
-BLOCK = 2**22
+BLOCK = 2**20
 """Bytes that are read, computed and written at once."""
 
 FLOATING = {
@@ -140,7 +140,7 @@ def contents(tensor: Stored, dtype: torch.dtype | None = None) -> Iterator[torch
     width = tensor.size // max(1, tensor.parameters)
     if dtype is None or not _changes(tensor, dtype):
         # as many numbers as of a converted tensor, so that both can be compared
-        step = BLOCK // 8 * max(1, width)
+        step = BLOCK // 4 * max(1, width)
         with tensor.file.open("rb") as stream:
             stream.seek(tensor.start)
             for first in range(0, tensor.size, step):
@@ -148,7 +148,7 @@ def contents(tensor: Stored, dtype: torch.dtype | None = None) -> Iterator[torch
                 stream.readinto(some)
                 yield torch.frombuffer(some, dtype=torch.uint8)
         return
-    count, step = tensor.parameters, BLOCK // 8
+    count, step = tensor.parameters, BLOCK // 4
     flat = Rows(Stored(tensor.file, (count,), tensor.dtype, tensor.start, tensor.size))
     for first in range(0, count, step):
         block = flat.between(first, min(first + step, count))
