@@ -6,7 +6,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_growing import SHAPE, means, rewrite
 
-from ceval_suite import cli
+from ceval_suite import cli, prepare, preview
 from ceval_suite.backends import (
     checkpoint,
     extending,
@@ -24,9 +27,12 @@ from ceval_suite.backends import (
     extension_proof,
     loading,
     open_backend,
+    quantise,
+    rewriting,
     row_init,
     tokenizers,
 )
+from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.backends.rewriting import Rows
 from ceval_suite.errors import DataError, ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec, Quant
@@ -574,3 +580,135 @@ def test_a_file_without_prompts_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.jsonl").write_text(text)
     with pytest.raises(DataError, match=r"p\.jsonl"):
         extending.read_prompts(tmp_path / "p.jsonl")
+
+
+# memory
+
+
+def test_writing_takes_the_same_memory_whatever_the_size(tmp_path: Path) -> None:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        pytest.skip("no /proc/self/status here")
+
+    def measured(key: str) -> int:
+        found = re.search(rf"{key}:\s*(\d+) kB", status.read_text())
+        assert found
+        return int(found[1]) * 1024
+
+    rows, width = 60_000, 2048
+    size = rows * width * 4  # half a gigabyte of zeros, which take no room on disk
+    header = {EMBEDDING: {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "base").mkdir()
+    with (tmp_path / "base" / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)
+    plan = row_init.Plan(
+        [*range(rows, rows + 5000)],
+        [[i, i + 7, i + 9000] for i in range(5000)],
+        [*range(rows)],
+        rows,
+        rows + 5000,
+    )
+    table = Rows(checkpoint.tensors(tmp_path / "base")[EMBEDDING])
+    (tmp_path / "out").mkdir()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = measured("VmRSS")
+    grown = row_init.grown(table, plan, row_init.average(table, plan), torch.float32)
+    rewriting.rewrite(tmp_path / "base", tmp_path / "out", {EMBEDDING: grown})
+    assert measured("VmHWM") - before < 64 * 2**20
+    written = checkpoint.tensors(tmp_path / "out")[EMBEDDING]
+    assert written == Stored(
+        tmp_path / "out" / "model.safetensors",
+        (rows + 5000, width),
+        "F32",
+        written.start,
+        (rows + 5000) * width * 4,
+    )
+
+
+# the real thing
+
+
+@pytest.fixture(scope="module")
+def chinese_smollm2(
+    smollm2: Path, real_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    """SmolLM2's tokenizer with the commonest Chinese pieces of C-Eval, and these."""
+    text = "".join(p.read_text("utf-8") for p in sorted((real_data / "ceval").rglob("*.csv"))[:90])
+    runs = re.findall("[\u4e00-\u9fa5]+", text)
+    counted = Counter(
+        run[i : i + n] for run in runs for n in (1, 2, 3) for i in range(len(run) - n + 1)
+    )
+    found = [piece for piece, _ in counted.most_common(17000 if FULL else 2000)]
+    tokenizer: Any = tokenizers.load_tokenizer(spec(smollm2))
+    known = tokenizer.get_vocab()
+    found = [piece for piece in found if piece not in known]
+    tokenizer.add_tokens(found)
+    folder = tmp_path_factory.mktemp("chinese")
+    tokenizer.save_pretrained(folder)
+    return folder, found
+
+
+def questions(count: int) -> list[str]:
+    """Real MMLU test questions, none of them with shots."""
+    chosen = prepare.prepare("mmlu", prepare.Selection(shots=0, split="test"))
+    every = [json.loads(line)["prompt"] for line in preview.lines(chosen)]
+    return every[:: len(every) // count][:count]
+
+
+@pytest.mark.smollm2
+@pytest.mark.real
+def test_smollm2_with_chinese_pieces_answers_english_as_before(
+    smollm2: Path,
+    real_data: Path,
+    chinese_smollm2: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CEVAL_SUITE_DATA", str(real_data))
+    folder, new = chinese_smollm2
+    prompts = questions(1000 if FULL else 8)
+    # in a process of its own: memory is counted from its start
+    script = """
+        import json, sys
+        from pathlib import Path
+        from ceval_suite.backends import extending
+        from ceval_suite.model_spec import ModelSpec
+        path, tokenizer, out, prompts = sys.argv[1:]
+        texts = extending.read_prompts(Path(prompts))
+        extending.extend(ModelSpec(path=path), tokenizer, Path(out), prompts=texts)
+    """
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
+
+    def run(path: Path, out: Path) -> dict[str, Any]:
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        done = subprocess.run(
+            [*command, path, folder, out, file], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads((out / "extension.json").read_text(encoding="utf-8"))
+
+    about = run(smollm2, tmp_path / "out")
+    answers = about["proof"]["answers"]
+    assert (answers["prompts"], answers["prompts_that_resegment"]) == (len(prompts), 0)
+    assert answers["logits_identical"] == len(prompts), "to the last bit"
+    assert answers["largest_difference"] == 0
+    assert about["rows_after"] == 49152 + len(new)
+    base = loading.load(spec(smollm2, device="cpu", dtype="float32"))
+    old = base.model.get_input_embeddings().weight.detach()
+    rows = stored(tmp_path / "out")["model.embed_tokens.weight"]
+    assert torch.equal(rows[:49152], old)
+    by_hand = means(base.tokenizer, old, new)
+    assert torch.allclose(rows[49152:], by_hand, atol=1e-6)
+    if not FULL:
+        return
+    # a GGUF file is dequantised whole; safetensors are streamed
+    quantise.dense_config(base.model)
+    base.model.save_pretrained(tmp_path / "dense")
+    base.tokenizer.save_pretrained(tmp_path / "dense")
+    again = run(tmp_path / "dense", tmp_path / "again")
+    assert torch.equal(stored(tmp_path / "again")["model.embed_tokens.weight"], rows)
+    weights = (tmp_path / "again" / "model.safetensors").stat().st_size
+    assert again["peak_memory_bytes"]["writing"] < weights + 500e6
