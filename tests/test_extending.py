@@ -39,6 +39,7 @@ from ceval_suite.model_spec import Adapter, ModelSpec, Quant
 from ceval_suite.schema import Request
 
 NEW = ["法律", "工程学", "zxqv", "<note>"]
+EMBEDDING = "model.embed_tokens.weight"
 FULL = os.environ.get("CEVAL_SUITE_FULL") == "1"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -324,6 +325,33 @@ def test_the_blank_before_a_text_is_left_out_or_kept_by_choice_and_noted(
     assert about["unreachable"]["first"] == ["龘龘", "▁龘"]  # no merges lead to them
 
 
+def test_a_token_without_pieces_begins_as_the_mean_of_all_old_rows(tiny_model: Path) -> None:
+    table = Rows(checkpoint.tensors(tiny_model)[EMBEDDING])
+    plan = row_init.Plan([2000, 2001], [[], [5]], [*range(2000)], 2000, 2002)
+    grown = row_init.grown(table, plan, row_init.average(table, plan), torch.float32)
+    rows = torch.cat(list(grown.blocks()))
+    old = stored(tiny_model)[EMBEDDING]
+    assert torch.allclose(rows[2000], old.mean(0), atol=1e-7)
+    assert torch.equal(rows[2001], old[5])
+
+
+def test_an_encoder_and_its_decoder_grow_together(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+    pair = T5Config(vocab_size=2016, decoder_start_token_id=0, **shape)
+    T5ForConditionalGeneration(pair).save_pretrained(tmp_path / "t5")
+    tokenizer = base_tokenizer(tiny_model)
+    tokenizer.save_pretrained(tmp_path / "t5")
+    new = [f"新{i}" for i in range(50)]
+    tokenizer.add_tokens(new)
+    tokenizer.save_pretrained(tmp_path / "wider")
+    about = extending.extend(spec(tmp_path / "t5"), tmp_path / "wider", tmp_path / "out")
+    assert (about["rows_after"], about["padding_rows_filled"]) == (2050, 16)
+    old, rows = (stored(tmp_path / name)["shared.weight"] for name in ("t5", "out"))
+    assert torch.allclose(rows[2000:], means(base_tokenizer(tiny_model), old, new), atol=1e-6)
+
+
 # the rest of the folder
 
 
@@ -425,9 +453,6 @@ def spoilt(name: str, change: Callable[[torch.Tensor], Any]) -> Callable[[Path],
         save_file(content, folder / "model.safetensors", {"format": "pt"})
 
     return spoil
-
-
-EMBEDDING = "model.embed_tokens.weight"
 
 
 @pytest.mark.parametrize(
