@@ -10,7 +10,7 @@ import typer
 
 from ceval_suite.errors import ConfigError, ModelError, UserError
 
-app = typer.Typer(help="Fetch, merge or quantize checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="Fetch, merge, extend or quantize checkpoints.", no_args_is_help=True)
 
 
 def _say(line: str) -> None:
@@ -53,9 +53,48 @@ def merge(
     typer.echo(str(out))
 
 
+@app.command()
+def extend(
+    model: Annotated[str, typer.Argument(help="A registered model, a path or a hub id.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the extended tokenizer.")],
+    out: Annotated[Path, typer.Option(help="Folder for the extended checkpoint.")],
+    init: Annotated[str, typer.Option(help="How new rows begin: mean or norm-matched.")] = "mean",
+    dummy_prefix: Annotated[
+        bool, typer.Option("--dummy-prefix", help="Keep the blank that is put before a piece.")
+    ] = False,
+    pad_to_multiple: Annotated[int, typer.Option(min=1, help="Rows are a multiple of this.")] = 1,
+    dtype: Annotated[str | None, typer.Option(help="Instead of each tensor's own dtype.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Texts for the proof, as `preview --format jsonl` writes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print extension.json.")] = False,
+) -> None:
+    """Give a model a row for every token of an extended tokenizer, and prove that nothing moved."""
+    from ceval_suite import catalog
+    from ceval_suite.backends import extending, extension_note
+
+    found = extending.extend(
+        catalog.load_model_spec(model)[1],
+        tokenizer,
+        out,
+        _say,
+        init=init,
+        dummy_prefix=dummy_prefix,
+        pad_to_multiple=pad_to_multiple,
+        dtype=dtype,
+        prompts=extending.read_prompts(prompts) if prompts else (),
+    )
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    for line in extension_note.told(found):
+        _say(line)
+    typer.echo(str(out))
+
+
 @app.callback()
 def options() -> None:
-    """Fetch, merge or quantize checkpoints."""
+    """Fetch, merge, extend or quantize checkpoints."""
 
 
 @app.command()

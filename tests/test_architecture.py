@@ -45,12 +45,14 @@ backends.tokenizers backends.quantisers
 backends.quantise backends.reach
 backends.lexicon backends.adapter_stack backends.weights
 backends.growing
-backends.adapter_rows
-backends.adapter_proof
+backends.adapter_rows backends.rewriting
+backends.adapter_proof backends.row_init backends.extension_files
 backends.adapters
 backends.loading backends.forward backends.rolling
 backends.counting
-backends.merging backends.anatomy backends.requantise
+backends.extension_proof backends.extension_plan
+backends.extension_note
+backends.merging backends.anatomy backends.requantise backends.extending
 backends.seq2seq backends.validity
 backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm

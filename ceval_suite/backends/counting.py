@@ -31,13 +31,13 @@ class Counter:
             )
         where = path = resolve(spec := expand(spec))
         self._encoder = Encoder(load_tokenizer(spec, path))
-        source: dict[str, str | bool] = {"trust_remote_code": spec.trust_remote_code}
+        source: dict[str, Any] = own_code.options(spec)
         if path.suffix == ".gguf":
             where, source["gguf_file"] = path.parent, path.name
         try:
             config = AutoConfig.from_pretrained(where, **source)
         except Exception as error:  # transformers raises anything here
-            raise unreadable(spec, "config.json", error) from error
+            raise unreadable(spec, "config.json", error, path) from error
         self.max_length = spec.max_length or max_length(config, self._encoder.tokenizer)
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:

@@ -126,7 +126,7 @@ def _grown(
         )
     if not new:
         return {"rows_before": rows, "rows_after": rows, "new_tokens": 0}
-    prefix = _has_dummy_prefix(base)
+    prefix = has_dummy_prefix(base)
     found = pieces(base, tokenizer, new)
     lost = unreachable(tokenizer, new)
     about = {
@@ -134,9 +134,9 @@ def _grown(
         "new_tokens": len(new),
         "init": "mean of the old rows of the base's pieces",
         "dummy_prefix": "left out" if prefix else "none",
-        **_initialise(model, max(tokens, default=-1) + 1, new, found, _unknown(base)),
+        **_initialise(model, max(tokens, default=-1) + 1, new, found, unknown(base)),
         "unreachable": len(lost),
-        "unreachable_tokens": [_shown(tokens[i]) for i in lost[:SHOWN]],
+        "unreachable_tokens": [shown(tokens[i]) for i in lost[:SHOWN]],
     }
     return about | {"rows_after": int(model.get_input_embeddings().weight.shape[0])}
 
@@ -201,11 +201,12 @@ def note(zero: Sequence[int], equal: Sequence[int], tokens: Mapping[int, Token])
         "zero": len(zero),
         "equal": len(equal),
         "tokens": len(named),
-        "first_tokens": [_shown(tokens[i]) for i in named[:SHOWN]],
+        "first_tokens": [shown(tokens[i]) for i in named[:SHOWN]],
     }
 
 
-def _shown(token: Token) -> str:
+def shown(token: Token) -> str:
+    """A token as text, whatever its kind."""
     return token.decode("utf-8", "replace") if isinstance(token, bytes) else token
 
 
@@ -218,7 +219,8 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return cast("list[list[int]]", found["input_ids"])
 
 
-def _has_dummy_prefix(tokenizer: Any) -> bool:
+def has_dummy_prefix(tokenizer: Any) -> bool:
+    """Whether a blank is put before a text that has none."""
     (ids,) = _ids(tokenizer, ["x"])
     first = tokenizer.convert_ids_to_tokens(ids[:1])
     return bool(first) and str(first[0]).startswith("▁")
@@ -226,7 +228,7 @@ def _has_dummy_prefix(tokenizer: Any) -> bool:
 
 def _encoded(base: Any, texts: Sequence[str], dummy_prefix: bool) -> list[list[int]]:
     bare = _ids(base, texts)
-    if dummy_prefix or not _has_dummy_prefix(base):
+    if dummy_prefix or not has_dummy_prefix(base):
         return bare
     blank = base.get_vocab().get("▁")
     (anchor,) = _ids(base, [ANCHOR])
@@ -248,6 +250,7 @@ def _of_bytes(base: Any, token: Token) -> list[int]:
     return [piece.id for piece in core.model.tokenize(token)]
 
 
-def _unknown(tokenizer: Any) -> int | None:
+def unknown(tokenizer: Any) -> int | None:
+    """The id that stands for what has no piece; its row says nothing of any text."""
     found = getattr(tokenizer, "unk_token_id", None)
     return None if found is None else int(found)
