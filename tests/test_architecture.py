@@ -51,10 +51,12 @@ backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting
 tokenizer.__init__
+tokenizer.corpus tokenizer.encoding tokenizer.prompts
+tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation
+report.board report.listing report.entry report.quantisation report.tokenizers
 preview progress
 sweep
 quantised
