@@ -64,6 +64,7 @@ def compare(
     from ceval_suite.cli_data import ensure
     from ceval_suite.prepare import Selection, prepare
     from ceval_suite.progress import Bytes
+    from ceval_suite.report import tokenizer_plot
     from ceval_suite.report import tokenizers as report
     from ceval_suite.tokenizer import compare as comparing
     from ceval_suite.tokenizer import corpus as texts
@@ -74,7 +75,7 @@ def compare(
         raise ConfigError(unknown("format", form, FORMATS))
     lengths = _lengths(contexts)
     if plot is not None:
-        report.check_plot(plot)
+        tokenizer_plot.check_plot(plot)
     names = _parts(task) or ([] if corpus or parallel else _parts(SAMPLES))
     chosen = Selection(protocol, shots, split, None, limit, data)
     ensure(names, data)
@@ -89,7 +90,7 @@ def compare(
         found = comparing.compare(opened, read, benches, lengths, progress.update)
     known = catalog.published_tokenizers() if published else {}
     if plot is not None:
-        report.plot(found, known, plot)
+        tokenizer_plot.plot(found, known, plot)
         _say(f"plot: {plot}")
     report.write(found, known, form, typer.echo)
 

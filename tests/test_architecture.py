@@ -56,7 +56,8 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.listing report.entry report.quantisation report.tokenizers
+report.board report.listing report.entry report.quantisation
+report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised

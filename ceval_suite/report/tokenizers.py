@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from ceval_suite.errors import ConfigError
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Table
 from ceval_suite.specs import PublishedTokenizer, PublishedTokenizers
@@ -16,8 +13,6 @@ from ceval_suite.tokenizer.corpus import Side
 from ceval_suite.tokenizer.prompts import Cost
 
 Published = Mapping[str, PublishedTokenizers]
-
-PLOTS = (".svg", ".png", ".pdf")
 
 _COMMON = ("tokenizer", "source", "vocabulary")
 
@@ -43,7 +38,10 @@ def _figure(value: float | None, digits: int) -> Cell:
 
 
 def _duration(value: float | None) -> Cell:
-    return table.missing() if value is None else Cell(text=table.seconds(value), value=value)
+    if value is None:
+        return table.missing()
+    text = table.seconds(value) if value >= 1 else f"{1000 * value:.1f} ms"
+    return Cell(text=text, value=value)
 
 
 def _times(value: float) -> Cell:
@@ -175,9 +173,9 @@ def _table(
             size = table.number(row.vocabulary)
             cells = [table.text(name), table.text(f"reported: {one.source}"), size, *cells]
             rows.append(tuple(replace(cell, reported=True) for cell in cells))
-            notes += [f"{name}: {row.note}"] * bool(row.note)
+            notes += [f"{name}, reported: {row.note}"] * bool(row.note)
         if shown:
-            notes.append(f"In italics, by {one.source}: {one.corpus}; other texts than these.")
+            notes.append(f"{one.source}, in italics: of {one.corpus}; not of these texts.")
     heads = (*_COMMON, *(column.title for column in columns))
     return Table(
         title=title,
@@ -207,6 +205,7 @@ def views(found: Comparison, published: Published) -> list[Table]:
     out: list[Table] = []
     for group, columns in groups.items():
         title = titles.get(group, f"Prompts of {group}")
+        columns = [replace(c, title=c.title.removeprefix(f"{group} ")) for c in columns]
         made = _table(found, published, columns, title)
         notes = _GROUP_NOTES[group] if group in titles else _PROMPT_NOTES
         extra = list(_facts(found)) if group == "length" else []
@@ -234,7 +233,7 @@ _GROUP_NOTES = {
     ],
     "compression": [
         "tokens/char: the compression rate, of all texts or of one language; lower is better.",
-        "tokens/word: the fertility; a word is one Chinese character, or a run of other characters.",
+        "tokens/word: the fertility; a word is one Chinese character, or a run of others.",
         "tokens/byte: of UTF-8.",
     ],
     "speed": [
@@ -272,82 +271,3 @@ def _notes(found: Comparison) -> Iterator[str]:
         yield from _PROMPT_NOTES
     for subject in found.subjects:
         yield from (f"{subject.label}, {task}: {why}" for task, why in subject.failed.items())
-
-
-def check_plot(path: Path) -> None:
-    """Whether a plot can be written there, to be asked before the work.
-
-    Raises:
-        ConfigError: no such folder, an unknown ending, or matplotlib is not installed.
-    """
-    if path.suffix not in PLOTS:
-        raise ConfigError(f"--plot {path}: the name must end in {', '.join(PLOTS)}.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--plot {path}: there is no folder {path.parent}; make it first.")
-    _figure_class()
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed; run pip install 'ceval-suite[plot]'."
-        ) from error
-    return Figure
-
-
-def plot(found: Comparison, published: Published, path: Path) -> None:
-    """Tokens per character by language, beside reported ones (hatched); and costs of benchmarks."""
-    panels: list[tuple[str, dict[str, dict[str, float]]]] = [
-        ("tokens per character", _compressions(found, published))
-    ]
-    first = found.subjects[0].costs
-    costs = {
-        s.label: {task: c.distinct / first[task].distinct for task, c in s.costs.items()}
-        for s in found.subjects
-        if s.costs.keys() <= first.keys()
-    }
-    if any(costs.values()):
-        panels.append((f"distinct prompt tokens, as multiples of {found.subjects[0].label}", costs))
-    height = 1.2 + 0.32 * max(len(bars) for _, bars in panels)
-    figure = _figure_class()(figsize=(6.5 * len(panels), height), layout="constrained")
-    for axes, (title, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):  # noqa: B905
-        _bars(axes, title, bars)
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, format=path.suffix[1:], metadata=dated.get(path.suffix))
-
-
-_REPORTED = "reported, other texts"
-
-
-def _compressions(found: Comparison, published: Published) -> dict[str, dict[str, float]]:
-    bars = {
-        s.label: {
-            name: s.measured[name].tokens / side.characters for name, side in found.sides.items()
-        }
-        for s in found.subjects
-    }
-    for one in published.values():
-        for name, row in one.tokenizers.items():
-            if row.compression is not None:
-                bars[f"{name} ({one.title})"] = {_REPORTED: row.compression}
-    return bars
-
-
-def _bars(axes: Any, title: str, bars: Mapping[str, Mapping[str, float]]) -> None:
-    series = list(dict.fromkeys(key for values in bars.values() for key in values))
-    own = [key for key in series if key != _REPORTED]
-    width = 0.8 / max(1, len(own))
-    for key in series:
-        reported = key == _REPORTED
-        at = 0.0 if reported else (own.index(key) - (len(own) - 1) / 2) * width
-        places = [k + at for k, values in enumerate(bars.values()) if key in values]
-        lengths = [values[key] for values in bars.values() if key in values]
-        style = {"hatch": "///", "fill": False} if reported else {}
-        axes.barh(places, lengths, height=0.5 if reported else width, label=key, **style)
-    axes.set_yticks(range(len(bars)), list(bars))
-    axes.invert_yaxis()
-    axes.set_xlabel(title)
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend()
