@@ -76,7 +76,7 @@ def compare(
     lengths = _lengths(contexts)
     if plot is not None:
         tokenizer_plot.check_plot(plot)
-    names = _parts(task) or ([] if corpus or parallel else _parts(SAMPLES))
+    names = list(dict.fromkeys(_parts(task))) or ([] if corpus or parallel else _parts(SAMPLES))
     chosen = Selection(protocol, shots, split, None, limit, data)
     ensure(names, data)
     tasks = [prepare(name, chosen) for name in names]

@@ -204,7 +204,7 @@ def views(found: Comparison, published: Published) -> list[Table]:
     }
     out: list[Table] = []
     for group, columns in groups.items():
-        title = titles.get(group, f"Prompts of {group}")
+        title = titles.get(group) or f"Prompts of {found.tasks[group]}"
         columns = [replace(c, title=c.title.removeprefix(f"{group} ")) for c in columns]
         made = _table(found, published, columns, title)
         notes = _GROUP_NOTES[group] if group in titles else _PROMPT_NOTES
@@ -268,6 +268,7 @@ def _notes(found: Comparison) -> Iterator[str]:
     for notes in _GROUP_NOTES.values():
         yield from notes
     if found.tasks:
+        yield f"Prompts of {'; '.join(found.tasks.values())}."
         yield from _PROMPT_NOTES
     for subject in found.subjects:
         yield from (f"{subject.label}, {task}: {why}" for task, why in subject.failed.items())

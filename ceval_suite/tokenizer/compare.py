@@ -56,12 +56,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is to print."""
+    """What there is to print; `tasks` says of each benchmark how its prompts were made."""
 
     corpus: str
     sides: dict[str, Side]
     subjects: tuple[Subject, ...]
-    tasks: tuple[str, ...]
+    tasks: dict[str, str]
     contexts: tuple[int, ...]
     threads: int
 
@@ -146,7 +146,7 @@ def compare(
         corpus=corpus.name,
         sides=sides,
         subjects=tuple(subjects),
-        tasks=tuple(bench.prepared.task.name for bench in benches),
+        tasks={bench.prepared.task.name: bench.title for bench in benches},
         contexts=tuple(contexts),
         threads=count,
     )

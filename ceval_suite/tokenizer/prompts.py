@@ -56,6 +56,15 @@ class Bench:
         self.prompts = [self._renderers[i.subject].render(i) for i in prepared.scored()]
 
     @property
+    def title(self) -> str:
+        """Benchmark, split, wording, shots and number of items."""
+        made = self.prepared
+        return (
+            f"{made.task.name} {made.split}, {made.protocol}, {made.shots}-shot, "
+            f"{len(self.prompts):,} items"
+        )
+
+    @property
     def bytes(self) -> int:
         """Size of all prompts."""
         return sum(len(prompt.text.encode()) for prompt in self.prompts)
