@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ceval_suite.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from ceval_suite.prepare import Prepared
+    from ceval_suite.tokenizer.corpus import Corpus
 
 app = typer.Typer(help="Audit, compare or extend tokenizers.", no_args_is_help=True)
 
@@ -67,7 +71,6 @@ def compare(
     from ceval_suite.report import tokenizer_plot
     from ceval_suite.report import tokenizers as report
     from ceval_suite.tokenizer import compare as comparing
-    from ceval_suite.tokenizer import corpus as texts
     from ceval_suite.tokenizer.prompts import Bench
 
     form = "json" if as_json else form
@@ -80,10 +83,7 @@ def compare(
     chosen = Selection(protocol, shots, split, None, limit, data)
     ensure(names, data)
     tasks = [prepare(name, chosen) for name in names]
-    if corpus and parallel:
-        raise ConfigError("give --corpus or --parallel, not both.")
-    read = texts.parallel(*parallel) if parallel else None
-    read = read or (texts.open_corpus(corpus) if corpus else texts.questions(tasks))
+    read = _corpus(corpus, parallel, tasks)
     opened = comparing.open_all(tokenizers, trust_remote_code=trust_remote_code)
     benches = [Bench(prepared) for prepared in tasks]
     with Bytes(_say) as progress:
@@ -93,6 +93,18 @@ def compare(
         tokenizer_plot.plot(found, known, plot)
         _say(f"plot: {plot}")
     report.write(found, known, form, typer.echo)
+
+
+def _corpus(
+    files: list[str] | None, pair: tuple[Path, Path] | None, tasks: list[Prepared]
+) -> Corpus:
+    from ceval_suite.tokenizer import corpus
+
+    if files and pair:
+        raise ConfigError("give --corpus or --parallel, not both.")
+    if pair:
+        return corpus.parallel(*pair)
+    return corpus.open_corpus(files) if files else corpus.questions(tasks)
 
 
 def _lengths(text: str) -> list[int]:

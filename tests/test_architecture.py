@@ -61,7 +61,8 @@ report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised
-cli_data cli_model cli_tokenizer
+cli_data cli_model
+cli_tokenizer
 cli
 __main__
 """
