@@ -186,6 +186,21 @@ def test_a_dataset_of_translations_is_read_as_pairs(hub: Path) -> None:
     assert list(found.read()) == list(zip(["zh", "en"] * 3, PAIRS, strict=True))
 
 
+def test_a_configuration_of_a_dataset_is_chosen_by_name(hub: Path) -> None:
+    from datasets import Dataset
+
+    for name, rows in (("first", ZH), ("second", EN)):
+        Dataset.from_dict({"text": rows}).to_parquet(hub / f"{name}.parquet")
+    entries = [
+        f"- config_name: {name}\n  data_files: {name}.parquet\n" for name in ("first", "second")
+    ]
+    (hub / "README.md").write_text("---\nconfigs:\n" + "".join(entries) + "---\n")
+    assert texts(open_corpus([f"hub:{hub}:second"])) == EN
+    assert texts(open_corpus([f"hub:{hub}:first"])) == ZH
+    with pytest.raises(DataError, match="the dataset cannot be loaded"):
+        open_corpus([f"hub:{hub}:third"])
+
+
 def test_datasets_of_two_columns_and_of_texts_are_read(hub: Path) -> None:
     from datasets import Dataset
 

@@ -175,6 +175,21 @@ def test_batches_below_a_fast_tokenizer_give_its_own_ids(
     assert meter.ids(texts[:50]) == expected[:50]
 
 
+def test_what_a_file_says_of_cutting_and_filling_texts_is_not_done(
+    levels: Path, tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer
+
+    core = Tokenizer.from_file(str(levels))
+    expected = [len(core.encode(text, add_special_tokens=False).ids) for text in ZH + EN]
+    core.enable_truncation(4)
+    core.enable_padding(length=100)
+    core.save(str(tmp_path / "cut.json"))
+    meter = Meter(open_tokenizer(str(tmp_path / "cut.json")))
+    assert [len(ids) for ids in meter.ids(ZH + EN)] == expected
+    assert meter.count(ZH + EN) == sum(expected)
+
+
 @pytest.mark.real
 def test_llamas_processor_gives_the_tokenizers_own_ids_on_real_questions(
     real_data: Path,
@@ -337,6 +352,13 @@ def test_labels_are_as_much_of_a_reference_as_tells_it_apart() -> None:
         "name",
     ]
     assert [reference for _, reference in found][2] == "c/y.json"
+
+
+def test_a_path_that_is_there_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a=b").mkdir()
+    assert labels(["a=b", "c=d", "."]) == [("a=b", "a=b"), ("c", "d"), (".", ".")]
+    assert labels(["/home/me@host/tok"]) == [("tok", "/home/me@host/tok")]
 
 
 def test_a_version_is_no_name_and_a_pattern_stays() -> None:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ceval_suite.backends.lexicon import Lexicon, open_tokenizer
 from ceval_suite.backends.tokens import Encoder
@@ -77,12 +77,8 @@ def labels(references: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         ConfigError: a name or reference given twice.
     """
-    named = [_NAMED.fullmatch(reference) for reference in references]
-    pairs = [
-        (found[1], found[2]) if found else ("", reference)
-        for found, reference in zip(named, references, strict=True)
-    ]
-    parts = [PurePosixPath(reference.partition("@")[0]).parts for _, reference in pairs]
+    pairs = [_named(reference) for reference in references]
+    parts = [PurePosixPath(_split(reference)[0]).parts or (".",) for _, reference in pairs]
     # a file called tokenizer.model says nothing by itself
     sizes = [2 if p and p[-1].startswith("tokenizer.") else 1 for p in parts]
     while True:
@@ -107,9 +103,21 @@ def labels(references: Sequence[str]) -> list[tuple[str, str]]:
             sizes[k] += 1
 
 
+def _named(reference: str) -> tuple[str, str]:
+    found = _NAMED.fullmatch(reference)
+    if found is None or Path(reference).expanduser().exists():
+        return "", reference
+    return found[1], found[2]
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """A reference and, with its `@`, the pattern of a rank file behind it."""
+    bare, at, pattern = reference.rpartition("@")
+    return (bare, at + pattern) if at and "/" not in pattern else (reference, "")
+
+
 def _end(reference: str, parts: Sequence[str], size: int) -> str:
-    _, at, pattern = reference.partition("@")
-    return "/".join(parts[-size:]).replace("//", "/") + at + pattern
+    return "/".join(parts[-size:]).replace("//", "/") + _split(reference)[1]
 
 
 def open_all(references: Sequence[str], *, trust_remote_code: bool = False) -> list[Subject]:
@@ -138,7 +146,7 @@ def compare(
         DataError: the corpus cannot be read.
     """
     count = threads()
-    sides = survey(corpus)
+    sides = survey(corpus, lambda size: step("reading", size, None))
     _encode(subjects, corpus, sides, count, step)
     for bench in benches:
         _prompts(subjects, bench, contexts, step)

@@ -40,6 +40,9 @@ FIRST = 1000
 SAMPLE_BYTES = 2**20
 """Text of each language that speed is measured on, at most."""
 
+TOLD_EVERY = 5000
+"""Texts between two reports of progress in reading."""
+
 HUB = "hub:"
 _PAIR = ("zh", "en")
 
@@ -77,15 +80,17 @@ class Side:
         self.bytes += size
 
 
-def survey(corpus: Corpus) -> dict[str, Side]:
-    """Count everything once, by language.
+def survey(corpus: Corpus, step: Callable[[int], None] = lambda _: None) -> dict[str, Side]:
+    """Count everything once, by language; `step` is told the bytes now and then.
 
     Raises:
         DataError: a file that cannot be read, with the line; or nothing in it.
     """
     sides: dict[str, Side] = {}
-    for language, text in corpus.read():
+    for count, (language, text) in enumerate(corpus.read(), start=1):
         sides.setdefault(language, Side(language)).add(text)
+        if count % TOLD_EVERY == 0:
+            step(sum(side.bytes for side in sides.values()))
     if not sides:
         raise DataError(f"{corpus.name}: there is no text in it; give a file with one text a line.")
     order = [*_PAIR, "other"]

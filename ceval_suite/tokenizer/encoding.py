@@ -59,6 +59,9 @@ class Meter:
         self._core: Any = None
         if lexicon.core is not None:
             self._core = lexicon.core
+            # a tokenizer.json may say to cut or fill texts, which a transformers tokenizer ignores
+            self._core.no_truncation()
+            self._core.no_padding()
             self._fast = self._by_core
         elif lexicon.model is not None and getattr(lexicon.tokenizer, "vocab_file", None):
             self._processor = _processor(str(lexicon.tokenizer.vocab_file))
