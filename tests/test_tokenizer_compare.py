@@ -97,7 +97,7 @@ def test_tokens_are_those_of_the_libraries_themselves(
         SentencePieceProcessor(model_file=str(pieces)),
         Tokenizer.from_file(str(levels)),
     )
-    sp, level = found.subjects
+    sp, level = found.contenders
     for language, texts in (("zh", ZH), ("en", EN)):
         assert sp.measured[language].tokens == sum(len(processor.encode(t)) for t in texts)
         assert level.measured[language].tokens == sum(
@@ -117,9 +117,9 @@ def test_tokens_are_those_of_the_libraries_themselves(
 
 
 def test_times_and_speeds_are_positive_and_name_their_threads(found: Comparison) -> None:
-    for subject in found.subjects:
-        assert subject.direct
-        for one in subject.measured.values():
+    for contender in found.contenders:
+        assert contender.direct
+        for one in contender.measured.values():
             assert one.seconds > 0
             assert one.single > 0
             assert one.multi > 0
@@ -135,7 +135,7 @@ def test_a_corpus_larger_than_a_batch_is_counted_whole(
     seen: list[tuple[str, int, int | None]] = []
     again = comparing.compare(open_all([str(pieces)]), pairs, [], [], lambda *a: seen.append(a))
     for language in ("zh", "en"):
-        before, now = (one.subjects[0].measured[language] for one in (found, again))
+        before, now = (one.contenders[0].measured[language] for one in (found, again))
         assert now.tokens == before.tokens
     done = [step for step in seen if step[0] == "encoding"]
     size = len("".join(ZH + EN).encode())
@@ -212,10 +212,10 @@ def test_a_tokenizer_that_does_more_than_its_library_is_asked_itself(
             return super().tokenize(text.lower(), **options)
 
     lexicon = Lexicon("lower", pieces, Lower(vocab_file=str(pieces)), ModelSpec(path=str(pieces)))
-    subject = comparing.Subject("lower", str(pieces), lexicon)
-    result = comparing.compare([subject], pairs, [], [], nothing)
-    assert not subject.direct
-    assert subject.measured["en"].tokens == sum(map(len, lexicon.encode(EN)))
+    contender = comparing.Contender("lower", str(pieces), lexicon)
+    result = comparing.compare([contender], pairs, [], [], nothing)
+    assert not contender.direct
+    assert contender.measured["en"].tokens == sum(map(len, lexicon.encode(EN)))
     assert any("Python tokenizer" in note for note in report.wide(result, {}).notes)
 
 
@@ -246,7 +246,7 @@ def test_prompt_lengths_and_distinct_tokens_are_those_counted_by_hand(
         core.encode(renderers[i.subject].render(i).text, add_special_tokens=False).ids
         for i in prepared.scored()
     ]
-    cost = found.subjects[1].costs["sample-cmmlu"]
+    cost = found.contenders[1].costs["sample-cmmlu"]
     lengths = sorted(map(len, rows))
     middle = len(lengths) // 2
     assert (cost.items, cost.shots, cost.total) == (len(rows), 5, sum(lengths))
@@ -275,15 +275,15 @@ def test_shots_are_dropped_as_a_run_drops_them(
 
 
 def test_items_that_never_fit_are_counted_apart(found: Comparison) -> None:
-    wide, narrow = found.subjects[0].costs["sample-cmmlu"].fits
+    wide, narrow = found.contenders[0].costs["sample-cmmlu"].fits
     assert (wide.length, narrow.length) == (400, 60)
     assert wide.unfit == 0
     assert narrow.unfit > 0
-    assert narrow.dropped + narrow.unfit == found.subjects[0].costs["sample-cmmlu"].items
+    assert narrow.dropped + narrow.unfit == found.contenders[0].costs["sample-cmmlu"].items
 
 
 def test_costs_are_multiples_of_the_first_tokenizers(found: Comparison) -> None:
-    first, second = (s.costs["sample-cmmlu"] for s in found.subjects)
+    first, second = (s.costs["sample-cmmlu"] for s in found.contenders)
     rows = printed(report.wide(found, {}))
     assert rows[0]["sample-cmmlu distinct × first"] == 1
     assert rows[1]["sample-cmmlu tokens × first"] == pytest.approx(second.total / first.total)

@@ -45,14 +45,16 @@ def plot(found: Comparison, published: Published, path: Path) -> None:
     panels: list[tuple[str, dict[str, dict[str, float]]]] = [
         ("tokens per character", _compressions(found, published))
     ]
-    first = found.subjects[0].costs
+    first = found.contenders[0].costs
     costs = {
         s.label: {task: c.distinct / first[task].distinct for task, c in s.costs.items()}
-        for s in found.subjects
+        for s in found.contenders
         if s.costs.keys() <= first.keys()
     }
     if any(costs.values()):
-        panels.append((f"distinct prompt tokens, as multiples of {found.subjects[0].label}", costs))
+        panels.append(
+            (f"distinct prompt tokens, as multiples of {found.contenders[0].label}", costs)
+        )
     height = 1.2 + 0.32 * max(len(bars) for _, bars in panels)
     figure = _figure_class()(figsize=(6.5 * len(panels), height), layout="constrained")
     places = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -67,7 +69,7 @@ def _compressions(found: Comparison, published: Published) -> dict[str, dict[str
         s.label: {
             name: s.measured[name].tokens / side.characters for name, side in found.sides.items()
         }
-        for s in found.subjects
+        for s in found.contenders
     }
     for one in published.values():
         for name, row in one.tokenizers.items():

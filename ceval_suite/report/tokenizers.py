@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Table
 from ceval_suite.specs import PublishedTokenizer, PublishedTokenizers
-from ceval_suite.tokenizer.compare import Comparison, Subject
+from ceval_suite.tokenizer.compare import Comparison, Contender
 from ceval_suite.tokenizer.corpus import Side
 from ceval_suite.tokenizer.prompts import Cost
 
@@ -27,7 +27,7 @@ class _Column:
 
     group: str
     title: str
-    measured: Callable[[Subject], Cell]
+    measured: Callable[[Contender], Cell]
     reported: Callable[[PublishedTokenizer], Cell] = _none
 
 
@@ -48,8 +48,8 @@ def _times(value: float) -> Cell:
     return Cell(text=f"{value:.2f}×", value=value)
 
 
-def _all(subject: Subject) -> int:
-    return sum(found.tokens for found in subject.measured.values())
+def _all(contender: Contender) -> int:
+    return sum(found.tokens for found in contender.measured.values())
 
 
 def _columns(found: Comparison) -> Iterator[_Column]:
@@ -70,7 +70,7 @@ def _columns(found: Comparison) -> Iterator[_Column]:
         lambda p: _figure(p.length("all"), 1),
     )
     for name, side in found.sides.items():
-        yield from _compression(name, side, found.subjects[0], alone=len(found.sides) == 1)
+        yield from _compression(name, side, found.contenders[0], alone=len(found.sides) == 1)
     for name in found.sides:
         yield from _speed(name, found.threads)
     for task in found.tasks:
@@ -92,8 +92,8 @@ def _length(name: str, side: Side) -> Iterator[_Column]:
     )
 
 
-def _compression(name: str, side: Side, first: Subject, *, alone: bool) -> Iterator[_Column]:
-    def per(count: int) -> Callable[[Subject], Cell]:
+def _compression(name: str, side: Side, first: Contender, *, alone: bool) -> Iterator[_Column]:
+    def per(count: int) -> Callable[[Contender], Cell]:
         return lambda s: _figure(s.measured[name].tokens / count, 3)
 
     if not alone:
@@ -120,8 +120,8 @@ def _speed(name: str, threads: int) -> Iterator[_Column]:
 
 def _prompts(task: str, found: Comparison) -> Iterator[_Column]:
     def column(title: str, cell: Callable[[Cost], Cell]) -> _Column:
-        def measured(subject: Subject) -> Cell:
-            cost = subject.costs.get(task)
+        def measured(contender: Contender) -> Cell:
+            cost = contender.costs.get(task)
             return table.missing() if cost is None else cell(cost)
 
         return _Column(task, f"{task} {title}", measured)
@@ -142,7 +142,7 @@ def _prompts(task: str, found: Comparison) -> Iterator[_Column]:
         yield column(f"too long at {length:,}", unfit)
     yield column("tokens", lambda c: table.number(c.total))
     yield column("distinct tokens", lambda c: table.number(c.distinct))
-    first = found.subjects[0].costs.get(task)
+    first = found.contenders[0].costs.get(task)
     if first is not None:
         total, distinct = first.total, first.distinct
         yield column("tokens × first", lambda c: _times(c.total / total))
@@ -155,12 +155,12 @@ def _table(
     """Measured rows, then those of each published table that has something for these columns."""
     rows: list[tuple[Cell, ...]] = [
         (
-            table.text(subject.label),
+            table.text(contender.label),
             table.text("measured"),
-            table.number(subject.lexicon.size),
-            *(column.measured(subject) for column in columns),
+            table.number(contender.lexicon.size),
+            *(column.measured(contender) for column in columns),
         )
-        for subject in found.subjects
+        for contender in found.contenders
     ]
     notes: list[str] = []
     for one in published.values():
@@ -209,7 +209,7 @@ def views(found: Comparison, published: Published) -> list[Table]:
         made = _table(found, published, columns, title)
         notes = _GROUP_NOTES[group] if group in titles else _PROMPT_NOTES
         extra = list(_facts(found)) if group == "length" else []
-        failed = [f"{s.label}: {s.failed[group]}" for s in found.subjects if group in s.failed]
+        failed = [f"{s.label}: {s.failed[group]}" for s in found.contenders if group in s.failed]
         out.append(replace(made, notes=(*extra, *notes, *failed, *made.notes)))
     return out
 
@@ -258,7 +258,7 @@ def _facts(found: Comparison) -> Iterator[str]:
         )
     plural = "s" * (found.threads > 1)
     yield f"Times are of this machine, with {found.threads} thread{plural}."
-    slow = [s.label for s in found.subjects if not s.direct]
+    slow = [s.label for s in found.contenders if not s.direct]
     if slow:
         yield f"Encoded by a Python tokenizer, in one thread: {', '.join(slow)}."
 
@@ -270,5 +270,5 @@ def _notes(found: Comparison) -> Iterator[str]:
     if found.tasks:
         yield f"Prompts of {'; '.join(found.tasks.values())}."
         yield from _PROMPT_NOTES
-    for subject in found.subjects:
-        yield from (f"{subject.label}, {task}: {why}" for task, why in subject.failed.items())
+    for contender in found.contenders:
+        yield from (f"{contender.label}, {task}: {why}" for task, why in contender.failed.items())

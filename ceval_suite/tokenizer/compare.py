@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass
-class Subject:
+class Contender:
     """One tokenizer of the comparison and what was found; `failed` says why a task has no cost."""
 
     label: str
@@ -60,7 +60,7 @@ class Comparison:
 
     corpus: str
     sides: dict[str, Side]
-    subjects: tuple[Subject, ...]
+    contenders: tuple[Contender, ...]
     tasks: dict[str, str]
     contexts: tuple[int, ...]
     threads: int
@@ -120,7 +120,7 @@ def _end(reference: str, parts: Sequence[str], size: int) -> str:
     return "/".join(parts[-size:]).replace("//", "/") + _split(reference)[1]
 
 
-def open_all(references: Sequence[str], *, trust_remote_code: bool = False) -> list[Subject]:
+def open_all(references: Sequence[str], *, trust_remote_code: bool = False) -> list[Contender]:
     """Every tokenizer, opened; errors come before any work.
 
     Raises:
@@ -128,13 +128,13 @@ def open_all(references: Sequence[str], *, trust_remote_code: bool = False) -> l
         ModelError: one that cannot be opened.
     """
     return [
-        Subject(label, reference, open_tokenizer(reference, trust_remote_code=trust_remote_code))
+        Contender(label, reference, open_tokenizer(reference, trust_remote_code=trust_remote_code))
         for label, reference in labels(references)
     ]
 
 
 def compare(
-    subjects: Sequence[Subject],
+    contenders: Sequence[Contender],
     corpus: Corpus,
     benches: Sequence[Bench],
     contexts: Sequence[int],
@@ -147,13 +147,13 @@ def compare(
     """
     count = threads()
     sides = survey(corpus, lambda size: step("reading", size, None))
-    _encode(subjects, corpus, sides, count, step)
+    _encode(contenders, corpus, sides, count, step)
     for bench in benches:
-        _prompts(subjects, bench, contexts, step)
+        _prompts(contenders, bench, contexts, step)
     return Comparison(
         corpus=corpus.name,
         sides=sides,
-        subjects=tuple(subjects),
+        contenders=tuple(contenders),
         tasks={bench.prepared.task.name: bench.title for bench in benches},
         contexts=tuple(contexts),
         threads=count,
@@ -161,13 +161,13 @@ def compare(
 
 
 def _encode(
-    subjects: Sequence[Subject], corpus: Corpus, sides: dict[str, Side], count: int, step: Step
+    contenders: Sequence[Contender], corpus: Corpus, sides: dict[str, Side], count: int, step: Step
 ) -> None:
-    meters = [Meter(subject.lexicon) for subject in subjects]
-    for subject, meter in zip(subjects, meters, strict=True):
+    meters = [Meter(contender.lexicon) for contender in contenders]
+    for contender, meter in zip(contenders, meters, strict=True):
         for side in sides.values():
             meter.prove(side.sample)
-        subject.direct = meter.direct
+        contender.direct = meter.direct
     tokens = {(k, name): 0 for k in range(len(meters)) for name in sides}
     seconds = dict.fromkeys(tokens, 0.0)
     done, whole = 0, len(meters) * sum(side.bytes for side in sides.values())
@@ -181,12 +181,12 @@ def _encode(
             step("encoding", done, whole)
     sizes = {name: sum(len(text.encode()) for text in s.sample) for name, s in sides.items()}
     done, whole = 0, len(meters) * sum(sizes.values())
-    for k, (subject, meter) in enumerate(zip(subjects, meters, strict=True)):
+    for k, (contender, meter) in enumerate(zip(contenders, meters, strict=True)):
         for language, side in sides.items():
             size = sizes[language]
             single, multi = (_median(meter, side.sample, n) for n in (1, count))
             taken = multi if len(side.sample) == side.texts else seconds[k, language]
-            subject.measured[language] = Measured(
+            contender.measured[language] = Measured(
                 tokens[k, language], taken, size / single, size / multi
             )
             done += size
@@ -204,9 +204,9 @@ def _median(meter: Meter, texts: Sequence[str], count: int) -> float:
 
 
 def _prompts(
-    subjects: Sequence[Subject], bench: Bench, contexts: Sequence[int], step: Step
+    contenders: Sequence[Contender], bench: Bench, contexts: Sequence[int], step: Step
 ) -> None:
-    name, whole = bench.prepared.task.name, bench.bytes * len(subjects)
+    name, whole = bench.prepared.task.name, bench.bytes * len(contenders)
     done = 0
 
     def more(size: int) -> None:
@@ -214,12 +214,12 @@ def _prompts(
         done += size
         step(f"prompts of {name}", done, whole)
 
-    for subject in subjects:
+    for contender in contenders:
         try:
             with parallel(True):
-                cost = bench.cost(Encoder(subject.lexicon.tokenizer), contexts, more)
+                cost = bench.cost(Encoder(contender.lexicon.tokenizer), contexts, more)
         except PromptError as error:
-            subject.failed[name] = str(error)
+            contender.failed[name] = str(error)
             continue
         if cost is not None:
-            subject.costs[name] = cost
+            contender.costs[name] = cost
