@@ -10,7 +10,6 @@ from ceval_suite.backends.batching import Row, planned_tokens, trie
 from ceval_suite.backends.tokens import Encoder, rows
 from ceval_suite.errors import PromptError
 from ceval_suite.prepare import Prepared
-from ceval_suite.prompt import Prompt
 
 CHUNK = 2048
 _NO_LIMIT = 2**31 - 1
@@ -102,20 +101,23 @@ class Bench:
         )
 
     def _fit(self, encoder: Encoder, limit: int, lengths: Sequence[int]) -> Fit:
+        # the shots of a subject come again with each of its items
+        known: dict[str, int] = {}
+
         def count(text: str) -> int:
-            return len(encoder.contexts([text], template_tokens=False)[0])
+            if text not in known:
+                known[text] = len(encoder.contexts([text], template_tokens=False)[0])
+                encoder.forget()
+            return known[text]
 
         dropped = unfit = 0
         for prompt, length in zip(self.prompts, lengths, strict=True):
             if length < limit:
                 continue
+            known[prompt.request().context] = length
             try:
-                self._fitted(prompt, count, limit)
+                self._renderers[prompt.item.subject].fit(prompt.item, count, limit)
                 dropped += 1
             except PromptError:
                 unfit += 1
-            encoder.forget()
         return Fit(limit, dropped, unfit)
-
-    def _fitted(self, prompt: Prompt, count: Callable[[str], int], limit: int) -> Prompt:
-        return self._renderers[prompt.item.subject].fit(prompt.item, count, limit)
