@@ -1,9 +1,9 @@
 """The YAML that people write: find it, read it, validate it, suggest the right name.
 
-Four kinds: tasks (`tasks/*.yaml`), templates (`prompts/<name>.yaml`, several named protocols a
-file) and models (`leaderboards/models.yaml`). User folders are searched before the shipped ones:
-each entry of `$CEVAL_SUITE_PATH`, then the working directory, then the project's own. Unknown
-keys are errors, and YAML never calls Python.
+Tasks (`tasks/*.yaml`), templates (`prompts/<name>.yaml`, several named protocols a file), models
+(`leaderboards/models.yaml`) and numbers others printed (`leaderboards/published/*.yaml`). User
+folders are searched before the shipped ones: each entry of `$CEVAL_SUITE_PATH`, then the working
+directory, then the project's own. Unknown keys are errors, and YAML never calls Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from ceval_suite.errors import ConfigError, UserError, unknown
 from ceval_suite.model_spec import ModelSpec
-from ceval_suite.specs import Task, Template
+from ceval_suite.specs import PublishedTokenizers, Task, Template
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -245,6 +245,16 @@ def override(spec: ModelSpec, options: Mapping[str, Any]) -> ModelSpec:
     return _validate(ModelSpec, content, "command line")
 
 
+def published_tokenizers() -> dict[str, PublishedTokenizers]:
+    """The tokenizer tables that others printed, by their key in the file.
+
+    Raises:
+        ConfigError: invalid file; all of its errors, one a line.
+    """
+    files = yaml_files("leaderboards/published")
+    return _validate_all(PublishedTokenizers, files["tokenizers"]) if "tokenizers" in files else {}
+
+
 def check() -> list[str]:
     """All errors of all YAML on the search path, one sentence each."""
     problems: list[str] = []
@@ -272,6 +282,7 @@ def check() -> list[str]:
             bad = [s for s in template.subjects or [] if s not in task.subjects]
             problems.extend(at + unknown("subject", subject, task.subjects) for subject in bad)
     attempt(model_specs)
+    attempt(published_tokenizers)
     return problems
 
 

@@ -56,13 +56,13 @@ def evaluate(
     watch: Watch | None = None,
     *,
     verify: int = 0,
-    opener: Callable[[ModelSpec, Say], Backend] = open_backend,
+    opener: Callable[[ModelSpec, Say], Backend] | None = None,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
     All tasks go to the model in one call, so that what they share is computed once. The model is
     loaded only when something is left to score. `verify` items are scored again by the plain path
-    in float32 and compared. `opener` loads the model.
+    in float32 and compared. `opener` loads the model in place of `open_backend`.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
@@ -97,7 +97,7 @@ def evaluate(
                 some.append(_Open(prepared, run, left, _label(prepared, tasks)))
         if some:
             watch.say(f"loading {model}")
-            _score(model, some, opener(spec, watch.say), watch)
+            _score(model, some, (opener or open_backend)(spec, watch.say), watch)
         for prepared, run in runs:
             write_json(run.path / "summary.json", summary(prepared, model, run))
         if verify and runs:

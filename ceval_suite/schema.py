@@ -155,10 +155,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One table cell: what to print, and the number behind it for machines."""
+    """One table cell: what to print, and the number behind it for machines.
+
+    What others measured is `reported`, and is set in italics.
+    """
 
     text: str
     value: float | int | str | None = None
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -173,3 +173,38 @@ class Template(Parts):
             overrides = self.zero_shot.model_dump(exclude_none=True)
             parts.update(overrides)
         return parts
+
+
+class PublishedTokenizer(Strict):
+    """A tokenizer as others measured it.
+
+    `mean_tokens` and `time` (minutes:seconds for the whole corpus) are by language, or for `all`
+    texts together; `compression` is tokens per character of all texts.
+    """
+
+    vocabulary: int = Field(gt=0)
+    mean_tokens: dict[Literal["zh", "en", "all"], float] = {}
+    time: dict[Literal["zh", "en"], Annotated[str, Field(pattern=r"^\d+:[0-5]\d$")]] = {}
+    compression: float | None = Field(default=None, gt=0)
+    note: str = ""
+
+    def length(self, language: str) -> float | None:
+        """Mean tokens of one language's texts, or of `all`, where it was printed."""
+        return {**self.mean_tokens}.get(language)
+
+    def seconds(self, language: str) -> float | None:
+        """The time for one language's texts in seconds, where it was printed."""
+        printed = {**self.time}.get(language)
+        if printed is None:
+            return None
+        minutes, rest = printed.split(":")
+        return 60.0 * int(minutes) + int(rest)
+
+
+class PublishedTokenizers(Strict):
+    """A table of tokenizers that others printed: who, and measured on what."""
+
+    title: str
+    source: str
+    corpus: str
+    tokenizers: dict[str, PublishedTokenizer] = Field(min_length=1)

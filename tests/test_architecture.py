@@ -66,16 +66,19 @@ tokenizer.sentence_pieces tokenizer.training
 tokenizer.extend
 tokenizer.written
 tokenizer.ordered
+tokenizer.corpus tokenizer.encoding tokenizer.prompts
+tokenizer.compare
 verify
 run
 report.__init__ report.table
 report.board report.compare report.bits report.listing report.entry
 report.quantisation report.extension report.audit
+report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised
-cli_data cli_model cli_tokenizer
-cli_compare
+cli_data cli_model
+cli_tokenizer cli_compare
 cli
 launch
 __main__

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from ceval_suite.backends import own_code
 from ceval_suite.backends.adapter_files import expand
 from ceval_suite.backends.loading import max_length
 from ceval_suite.backends.sources import resolve

@@ -173,6 +173,10 @@ def size(module: Any) -> int:
 
 
 def _bytes(tensor: Any) -> int:
+    if hasattr(
+        tensor, "device_mesh"
+    ):  # shared among processes: the whole of it, as for its numbers
+        return tensor.numel() * tensor.element_size()
     state = getattr(tensor, "quant_state", None)
     if state is not None:  # bitsandbytes, 4 bits
         return tensor.numel() * tensor.element_size() + _bytes(state.absmax)

@@ -88,9 +88,13 @@ def markdown(table: Table) -> str:
         flat = " ".join(_plain(value).split())
         return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
+    def printed(cell: Cell) -> str:
+        found = escape(cell.text)
+        return f"*{found.replace('*', chr(92) + '*')}*" if found and cell.reported else found
+
     rule = ["--:" if i in table.numeric else "---" for i in range(len(table.columns))]
     lines = [f"## {escape(table.title)}", "", row([escape(c) for c in table.columns]), row(rule)]
-    lines += [row([escape(cell.text) for cell in cells]) for cells in table.rows]
+    lines += [row([printed(cell) for cell in cells]) for cells in table.rows]
     if table.notes:
         lines += ["", *(f"- {escape(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
@@ -154,7 +158,7 @@ def show(table: Table) -> None:
         right = i in table.numeric
         rich.add_column(Text(_plain(column)), justify="right" if right else "left")
     for cells in table.rows:
-        rich.add_row(*(Text(_plain(cell.text)) for cell in cells))
+        rich.add_row(*(Text(_plain(c.text), "italic" if c.reported else "") for c in cells))
     console.print(Text(_plain(table.title), style="bold"))
     console.print(rich)
     for note in table.notes:
