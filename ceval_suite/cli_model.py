@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ceval_suite.cli_data import ensure
 from ceval_suite.errors import ConfigError, ModelError, UserError
 
 app = typer.Typer(help="Fetch, merge, extend or quantize checkpoints.", no_args_is_help=True)
@@ -181,7 +182,7 @@ def compare_quantised(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
     """Score a model and quantised ones on the same items: bytes, weight errors, flips and KL."""
-    from ceval_suite import quantised, sweep
+    from ceval_suite import quantised
     from ceval_suite.prepare import Selection
     from ceval_suite.report import quantisation as report
     from ceval_suite.report import table
@@ -196,7 +197,7 @@ def compare_quantised(
         report.require_plot()
     specs = quantised.models(base, others, {"dtype": dtype, "device": device})
     chosen = Selection(protocol, shots, split, parts(subjects) or None, limit, data)
-    sweep.ensure_data(names, data, _say)
+    ensure(names, data)
     sides = quantised.compare(specs, names, chosen, out, _say)
     found = report.summary(sides[0], sides[1:])
     for name, one in (("quantisation", found), ("quantisation-layers", report.layers(sides))):

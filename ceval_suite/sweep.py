@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import catalog, fetch
+from ceval_suite import catalog
 from ceval_suite.backends import counting
 from ceval_suite.backends.base import Say
 from ceval_suite.errors import ConfigError
 from ceval_suite.fitting import same_shots
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
-from ceval_suite.progress import Bytes, Items
+from ceval_suite.progress import Items
 from ceval_suite.run import evaluate
 
 
@@ -47,17 +47,6 @@ def selections(base: Selection, protocols: Sequence[str], shots: Sequence[str]) 
         for protocol in protocols or [None]
         for number in [int(part) for part in shots] or [None]
     ]
-
-
-def ensure_data(tasks: Sequence[str], data: Path | None, say: Say) -> None:
-    """Fetch the files that are found nowhere; a folder given by hand is taken as it is.
-
-    Raises:
-        DataError: not there, and they could not be fetched.
-    """
-    with Bytes() as progress:
-        for name in tasks:
-            fetch.ensure(catalog.load_task(name), data, say, progress.update)
 
 
 def _contexts(

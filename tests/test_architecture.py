@@ -76,8 +76,9 @@ report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
 sweep
-quantised
-cli_data cli_model
+quantised demo
+cli_data
+cli_model
 cli_tokenizer cli_compare
 cli
 launch

@@ -92,7 +92,7 @@ def pieces(sample_texts: list[str], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def ranks(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny tokenizer's entries as tiktoken writes them: token and rank, a line each."""
-    table = lexicons._bytes_of_characters()
+    table = lexicons.bytes_of_characters()
     made = {
         bytes(table[c] for c in token): i
         for token, i in tiny_tokenizer.get_vocab().items()
