@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -10,6 +11,8 @@ from ceval_suite import cli
 
 def main() -> None:
     """Run the command line in the first process; the others follow it until it ends."""
+    # torch tells users what it thinks of how torchao registers its classes
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     # looked up here already: whoever is alone need not wait for torch
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         cli.main()
