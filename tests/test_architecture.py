@@ -46,7 +46,7 @@ backends.quantise backends.reach
 backends.lexicon backends.adapter_stack backends.weights
 backends.growing
 backends.adapter_rows backends.rewriting
-backends.adapter_proof backends.row_init backends.extension_files
+backends.adapter_proof backends.row_init backends.gguf_weights backends.extension_files
 backends.adapters
 backends.loading backends.forward backends.rolling
 backends.counting

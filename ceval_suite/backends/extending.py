@@ -21,9 +21,9 @@ from ceval_suite.backends import (
     extension_files,
     extension_note,
     extension_proof,
+    gguf_weights,
     growing,
     loading,
-    quantise,
     rewriting,
     row_init,
     sources,
@@ -109,12 +109,8 @@ def _streamable(job: Extension, folder: Path) -> Path:
     """The base as a directory of safetensors: itself, or a GGUF file dequantised into one."""
     if job.path.is_dir():
         return job.path
-    name = "float32" if job.dtype is None else rewriting.name(job.dtype)
-    loaded = loading.load(job.spec.model_copy(update={"dtype": name}))
-    quantise.dense_config(loaded.model)
-    loaded.model.save_pretrained(folder)
+    gguf_weights.write_dense(job.path, folder, job.dtype or torch.float32)
     job.base.save_pretrained(folder)
-    del loaded
     extension_proof.release()
     return folder
 

@@ -129,6 +129,28 @@ def rewrite(
     return done
 
 
+def write_whole(
+    file: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    one: Callable[[str], torch.Tensor],
+) -> None:
+    """Write a file of tensors of one dtype, each made when its turn comes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * dtype.itemsize
+        offsets = [offset, offset + size]
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+        offset += size
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in shapes:
+            _put(stream, one(name))
+
+
 def contents(tensor: Stored, dtype: torch.dtype | None = None) -> Iterator[torch.Tensor]:
     """The numbers of a stored tensor as they are to be written, a block at a time.
 
