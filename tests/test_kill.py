@@ -32,12 +32,14 @@ PATIENCE = 300.0
 # Importing torch takes seconds a process: a nursery imports it once and forks real processes, each
 # of which runs the command line as `python -m ceval_suite` does.
 NURSERY = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import torch
 import ceval_suite.cli, ceval_suite.preview, ceval_suite.progress, ceval_suite.report.board
 from ceval_suite.backends import loading
 from ceval_suite.model_spec import ModelSpec
 loading.load(ModelSpec(path=sys.argv[1]))
+# a shell has what it starts in the background ignore interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 for line in sys.stdin:
     argv, log = json.loads(line)
@@ -128,17 +130,6 @@ def wait_for_growth(out: Path, by: int, pid: int) -> None:
         time.sleep(0.0005)
 
 
-def interrupt(pid: int) -> None:
-    """Ctrl-C, and once more a second later: Python drops what is raised inside a destructor."""
-    for _ in range(2):
-        os.kill(pid, signal.SIGINT)
-        begun = time.monotonic()
-        while alive(pid) and time.monotonic() - begun < 1.0:
-            time.sleep(0.01)
-        if not alive(pid):
-            return
-
-
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -219,7 +210,7 @@ def test_an_interrupt_keeps_the_records_and_prints_the_command_to_go_on(
     # one row at a time: many records after the first, so that the signal never comes too late
     pid = nursery.start(out, *SLOWLY)
     wait_for_growth(out, 1, pid)
-    interrupt(pid)
+    os.kill(pid, signal.SIGINT)
     assert nursery.end() == 130
     log = nursery.log.read_text()
     assert "Traceback" not in log
