@@ -102,7 +102,7 @@ def report(trouble: str) -> None:
     # it; ending at once would only tell it that a connection broke
     try:
         _store().set(_TROUBLE, f"process {os.environ['RANK']}: {trouble}")
-        time.sleep(2 * GRACE)
+        time.sleep(20 * GRACE)  # cut short by torchrun as soon as the first has spoken and ended
     except RuntimeError:
         return  # the first has ended, and with it whom to tell
 
