@@ -41,12 +41,14 @@ backends.tokens backends.attention backends.head
 backends.hub backends.gguf_header backends.transport backends.wire
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
+backends.rewriting
+backends.gguf_weights
 backends.tokenizers backends.quantisers
 backends.quantise backends.reach
 backends.lexicon backends.adapter_stack backends.weights
 backends.growing
-backends.adapter_rows backends.rewriting
-backends.adapter_proof backends.row_init backends.gguf_weights backends.extension_files
+backends.adapter_rows
+backends.adapter_proof backends.row_init backends.extension_files
 backends.adapters
 backends.loading backends.forward backends.rolling
 backends.counting

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import quantise, rewriting
+from ceval_suite.backends import rewriting
 
 WEIGHTS = "model.safetensors"
 
@@ -34,9 +34,17 @@ def write_dense(file: Path, folder: Path, dtype: torch.dtype) -> bool:
 
         read: Any = AutoModelForCausalLM.from_pretrained
         model = read(file.parent, gguf_file=file.name, dtype=dtype)
-        quantise.dense_config(model)
+        dense_config(model)
         model.save_pretrained(folder)
         return False
+
+
+def dense_config(model: Any) -> None:
+    """Have a model that was read from GGUF blocks saved as the plain weights that it holds."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    if hasattr(model, "hf_quantizer"):
+        model.hf_quantizer = None
 
 
 def _in_parts(file: Path, folder: Path, dtype: torch.dtype) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 
-from ceval_suite.backends import quantisers
+from ceval_suite.backends import gguf_weights, quantisers
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec, Quant
 
@@ -279,20 +279,6 @@ def _flat(content: Any) -> Iterator[tuple[str, Any]]:
 @contextmanager
 def unpacked(path: Path, dtype: Any) -> Generator[Path, None, None]:
     """A GGUF file as an unquantised checkpoint for as long as it is quantised anew."""
-    from transformers import AutoModelForCausalLM
-
     with tempfile.TemporaryDirectory(prefix="ceval-suite-") as folder:
-        read: Any = AutoModelForCausalLM.from_pretrained
-        model = read(path.parent, gguf_file=path.name, dtype=dtype)
-        dense_config(model)
-        model.save_pretrained(folder)
-        del model
+        gguf_weights.write_dense(path, Path(folder), dtype)
         yield Path(folder)
-
-
-def dense_config(model: Any) -> None:
-    """Have a model that was read from GGUF blocks saved as the plain weights that it holds."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    if hasattr(model, "hf_quantizer"):
-        model.hf_quantizer = None

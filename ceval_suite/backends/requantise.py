@@ -19,6 +19,7 @@ from ceval_suite import __version__
 from ceval_suite.backends import (
     adapter_files,
     checkpoint,
+    gguf_weights,
     quantise,
     quantisers,
     weights,
@@ -72,7 +73,7 @@ def quantize(name: str, spec: ModelSpec, quant: Quant, out: Path, say: Say) -> d
         )
     model = loaded.model
     quantisers.check_head(spec, model, quant)
-    quantise.dense_config(model)
+    gguf_weights.dense_config(model)
     before = weights.model_size(model)
     chosen = dict(quantisers.layers(model, quant))
     made = {layer: _tensor(spec, layer, chosen[layer], quant) for layer in chosen}
