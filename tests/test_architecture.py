@@ -48,7 +48,7 @@ backends.quantise backends.reach
 backends.lexicon backends.adapter_stack backends.weights
 backends.growing
 backends.adapter_rows
-backends.adapter_proof backends.row_init backends.extension_files
+backends.adapter_proof backends.row_init backends.mapped backends.extension_files
 backends.adapters
 backends.loading backends.forward backends.rolling
 backends.counting

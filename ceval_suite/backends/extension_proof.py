@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import adapter_proof, checkpoint, growing, loading
+from ceval_suite.backends import adapter_proof, checkpoint, growing, loading, mapped
 from ceval_suite.backends.adapter_proof import TEXT
 from ceval_suite.backends.rewriting import Rows, contents
 from ceval_suite.backends.row_init import Average, Plan
@@ -273,6 +273,7 @@ def _asked(
     found = int(loaded.about["embedding_rows"])
     del loaded  # the tokenizer has done its part
     release()
+    mapped.let_go_after_use(model)
     state = hashlib.blake2b()
     head = model.get_output_embeddings()
 
