@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,26 @@ def tiny_model(tiny_llama: Callable[..., Path]) -> Path:
         num_hidden_layers=2,
         initializer_range=0.1,
     )
+
+
+@pytest.fixture(scope="session")
+def extended(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny tokenizer with a few more tokens."""
+    from ceval_suite.backends import tokenizers
+    from ceval_suite.model_spec import ModelSpec
+    from tests.checkpoints import NEW
+
+    folder = tmp_path_factory.mktemp("extended")
+    tokenizer = tokenizers.load_tokenizer(ModelSpec(path=str(tiny_model)))
+    tokenizer.add_tokens(NEW)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model as a directory that a test may change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")

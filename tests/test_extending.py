@@ -37,27 +37,12 @@ from ceval_suite.backends.rewriting import Rows
 from ceval_suite.errors import DataError, ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec, Quant
 from ceval_suite.schema import Request
+from tests.checkpoints import NEW
 
-NEW = ["法律", "工程学", "zxqv", "<note>"]
 EMBEDDING = "model.embed_tokens.weight"
 FULL = os.environ.get("CEVAL_SUITE_FULL") == "1"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def extended(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny tokenizer with a few more tokens."""
-    folder = tmp_path_factory.mktemp("extended")
-    tokenizer: Any = tokenizers.load_tokenizer(ModelSpec(path=str(tiny_model)))
-    tokenizer.add_tokens(NEW)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 def spec(path: Path, **options: Any) -> ModelSpec:

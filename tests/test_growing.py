@@ -17,29 +17,14 @@ from ceval_suite.backends import checkpoint, growing, loading, open_backend, tok
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
+from tests.checkpoints import NEW
 
-NEW = ["法律", "工程学", "zxqv", "<note>"]
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
     "initializer_range": 0.1,
 }
-
-
-@pytest.fixture(scope="module")
-def extended(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny tokenizer with a few more tokens."""
-    folder = tmp_path_factory.mktemp("extended")
-    tokenizer: Any = tokenizers.load_tokenizer(ModelSpec(path=str(tiny_model)))
-    tokenizer.add_tokens(NEW)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 def grown(path: Path, tokenizer: Path, **options: Any) -> loading.Loaded:

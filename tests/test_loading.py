@@ -19,31 +19,10 @@ from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
+from tests.checkpoints import refused, settings
 
 CLOSED = "http://127.0.0.1:9"
 """Port 9 (discard) of this machine: nothing listens there."""
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    """A whole checkpoint to break."""
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
-
-
-def refused(path: Path | str, **options: Any) -> str:
-    """The sentence with which a spec is refused."""
-    with pytest.raises(ModelError) as caught:
-        loading.load(ModelSpec(path=str(path), device="cpu", **options))
-    said = str(caught.value)
-    assert "\n" not in said
-    assert said.endswith(".")
-    assert said.count(". ") == 0, "one sentence"
-    return said
-
-
-def settings(folder: Path, file: str = "config.json", **changes: Any) -> None:
-    content = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps({**content, **changes}))
 
 
 def tensors(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -14,6 +14,7 @@ from ceval_suite.backends import anatomy, loading, open_backend, own_code, sourc
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
+from tests.checkpoints import refused, settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,22 +52,6 @@ class OwnModel(PreTrainedModel):
         steps = torch.arange(1, seen.shape[1] + 1)[:, None]
         return CausalLMOutput(logits=self.lm_head(torch.tanh(self.mix(seen.cumsum(1) / steps))))
 """
-
-
-def refused(path: Path, **options: Any) -> str:
-    """The sentence with which a checkpoint is refused."""
-    with pytest.raises(ModelError) as caught:
-        loading.load(ModelSpec(path=str(path), device="cpu", **options))
-    said = str(caught.value)
-    assert "\n" not in said
-    assert said.endswith(".")
-    assert said.count(". ") == 0, "one sentence"
-    return said
-
-
-def settings(folder: Path, file: str = "config.json", **changes: Any) -> None:
-    content = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps({**content, **changes}))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,6 @@ from tests.quantising import by_hand, furthest, have, quiet, read, scores
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,11 +17,6 @@ from ceval_suite import cli
 from ceval_suite.backends import anatomy, checkpoint, loading, sources, tokenizers
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 def shown(path: Path, **options: Any) -> dict[str, Any]:
