@@ -124,7 +124,7 @@ def _measure(spec: ModelSpec, runs: Sequence[tuple[Corpus, TextFolder]], say: Sa
         left = [text for text in corpus.texts if text.id not in run.done]
         if not left:
             continue
-        _same_numerics(run, backend.describe()["dtype"])
+        run.check_numerics(backend.describe()["dtype"])
         run.update({"windows": backend.windows(corpus.window, corpus.stride)})
         begun = shown = time.monotonic()
         try:
@@ -136,15 +136,6 @@ def _measure(spec: ModelSpec, runs: Sequence[tuple[Corpus, TextFolder]], say: Sa
         finally:
             seconds = run.about.get("seconds", 0.0) + time.monotonic() - begun
             run.update({"engine": backend.describe(), "seconds": seconds})
-
-
-def _same_numerics(run: TextFolder, now: str) -> None:
-    before = run.about.get("engine", {}).get("dtype")
-    if run.done and before not in (None, now):
-        raise RunError(
-            f"{run.path} holds records computed in {before}, this run computes in {now}; give "
-            f"--dtype {before} or another --out."
-        )
 
 
 def summary(model: str, corpus: Corpus, run: TextFolder) -> dict[str, Any]:

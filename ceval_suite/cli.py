@@ -18,7 +18,7 @@ import typer
 
 from ceval_suite.cli_compare import bits, compare
 from ceval_suite.cli_data import app as data_app
-from ceval_suite.cli_data import ensure
+from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
@@ -189,20 +189,16 @@ def run(
     from ceval_suite import sweep
     from ceval_suite.prepare import Selection
 
-    if not _names(tasks):
+    if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
-    names = _names(subjects) or None
+    names = listed(subjects) or None
     base = Selection(None, None, split, names, limit, data, chat)
-    chosen = sweep.selections(base, _names(protocol), _names(shots))
+    chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
-    ensure(_names(tasks), data)
-    folders = sweep.run(specs, _names(tasks), chosen, out, say, verify, same=same)
+    ensure(listed(tasks), data)
+    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same)
     _results(folders, as_json)
-
-
-def _names(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def _results(folders: list[Path], as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ceval_suite.cli_data import ensure
+from ceval_suite.cli_data import ensure, listed
 from ceval_suite.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,11 +84,11 @@ def bits(
     from ceval_suite.records import read_json
     from ceval_suite.report import bits as report
 
-    names = _names(tasks)
+    names = listed(tasks)
     if not names and not text:
         raise ConfigError("give --tasks, --text or both: the texts to measure.")
     ensure(names, data)
-    chosen = Selection(None, None, split, _names(subjects) or None, limit, data)
+    chosen = Selection(None, None, split, listed(subjects) or None, limit, data)
     groups = texts.of_tasks(names, chosen) | texts.of_files(text or (), lines=lines)
     corpora = [verb.Corpus(group, found, window, stride) for group, found in groups.items()]
     folders: list[Path] = []
@@ -99,7 +99,3 @@ def bits(
     if not as_json:
         for folder in folders:
             _say(f"records: {folder}")
-
-
-def _names(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -16,13 +16,18 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def ensure(names: list[str], data: Path | None) -> None:
+def listed(text: str | None) -> list[str]:
+    """The parts of an option that takes several names separated by commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def ensure(tasks: list[str], data: Path | None) -> None:
     """Fetch what is found nowhere; a folder given by hand is taken as it is."""
     from ceval_suite import catalog, fetch
     from ceval_suite.progress import Bytes
 
     with Bytes(_say) as progress:
-        for name in names:
+        for name in tasks:
             fetch.ensure(catalog.load_task(name), data, _say, progress.update)
 
 
@@ -40,9 +45,9 @@ def data_fetch(
     from ceval_suite import catalog, fetch
     from ceval_suite.progress import Bytes
 
-    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    chosen = tasks or [n for n in catalog.task_names() if not _bundled(n)]
     failed: list[str] = []
-    for name in names:
+    for name in chosen:
         task = catalog.load_task(name)
         if task.source.bundled:
             _say(f"{name} ships with ceval-suite; nothing to fetch")
@@ -69,8 +74,8 @@ def data_verify(
     from ceval_suite import catalog
     from ceval_suite.report import listing, table
 
-    names = tasks or [n for n in catalog.task_names() if not _bundled(n)]
-    found, wrong = listing.verify(names, data)
+    chosen = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    found, wrong = listing.verify(chosen, data)
     typer.echo(table.to_json(found)) if as_json else table.show(found)
     if wrong:
         raise UserError("\n".join(wrong))

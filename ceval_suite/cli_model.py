@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ceval_suite.cli_data import ensure
+from ceval_suite.cli_data import ensure, listed
 from ceval_suite.errors import ConfigError, ModelError, UserError
 
 app = typer.Typer(help="Fetch, merge, extend or quantize checkpoints.", no_args_is_help=True)
@@ -187,16 +187,13 @@ def compare_quantised(
     from ceval_suite.report import quantisation as report
     from ceval_suite.report import table
 
-    def parts(text: str | None) -> list[str]:
-        return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-    names = parts(tasks)
+    names = listed(tasks)
     if not names:
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     if draw:
         report.require_plot()
     specs = quantised.models(base, others, {"dtype": dtype, "device": device})
-    chosen = Selection(protocol, shots, split, parts(subjects) or None, limit, data)
+    chosen = Selection(protocol, shots, split, listed(subjects) or None, limit, data)
     ensure(names, data)
     sides = quantised.compare(specs, names, chosen, out, _say)
     found = report.summary(sides[0], sides[1:])

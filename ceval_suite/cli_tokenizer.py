@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ceval_suite.cli_data import ensure, listed
 from ceval_suite.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ SAMPLES = "sample-mmlu,sample-cmmlu,sample-ceval"
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 @app.callback()
@@ -58,7 +55,7 @@ def audit(
     from ceval_suite.report import table
     from ceval_suite.tokenizer import audit as verb
 
-    asked = [name.strip() for name in (protocols or "").split(",") if name.strip()]
+    asked = listed(protocols)
     found = verb.audit(open_tokenizer(tokenizer), asked or None, data=data, chat=chat)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
@@ -126,7 +123,7 @@ def extend(
         skip_bad=skip_bad,
         data=data,
         measure=measure or (),
-        tasks=None if tasks is None else [t.strip() for t in tasks.split(",") if t.strip()],
+        tasks=None if tasks is None else listed(tasks),
     )
     done = ordered.carry_out(order, lambda line: typer.echo(line, err=True))
     if as_json:
@@ -171,7 +168,6 @@ def compare(
     exams.
     """
     from ceval_suite import catalog
-    from ceval_suite.cli_data import ensure
     from ceval_suite.prepare import Selection, prepare
     from ceval_suite.progress import Bytes
     from ceval_suite.report import tokenizer_plot
@@ -185,7 +181,7 @@ def compare(
     lengths = _lengths(contexts)
     if plot is not None:
         tokenizer_plot.check_plot(plot)
-    names = list(dict.fromkeys(_parts(task))) or ([] if corpus or parallel else _parts(SAMPLES))
+    names = list(dict.fromkeys(listed(task))) or ([] if corpus or parallel else listed(SAMPLES))
     chosen = Selection(protocol, shots, split, None, limit, data)
     ensure(names, data)
     tasks = [prepare(name, chosen) for name in names]
@@ -214,7 +210,7 @@ def _corpus(
 
 
 def _lengths(text: str) -> list[int]:
-    parts = _parts(text)
+    parts = listed(text)
     if not parts or not all(part.isdigit() and int(part) > 1 for part in parts):
         raise ConfigError(f"--contexts {text}: give lengths in tokens, as in 2048,4096.")
     return list(map(int, parts))

@@ -179,6 +179,19 @@ class Folder(Generic[R]):
             with path.open("r+b") as stream:
                 stream.truncate(whole)
 
+    def check_numerics(self, now: str | None) -> None:
+        """See that records already there were computed in the dtype that is used now.
+
+        Raises:
+            RunError: they were computed in another.
+        """
+        before = self.about.get("engine", {}).get("dtype")
+        if self.done and before not in (None, now):
+            raise RunError(
+                f"{self.path} holds records computed in {before}, this run computes in {now}; "
+                f"give --dtype {before} or another --out."
+            )
+
     def append(self, record: R) -> None:
         """Write one record and flush it."""
         content = {k: v for k, v in asdict(record).items() if v or k not in _SOMETIMES}

@@ -131,7 +131,7 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
     requests: list[Request] = []
     for one in some:
         begun = time.perf_counter()
-        _same_numerics(one.run, backend)
+        one.run.check_numerics(backend.describe().get("dtype"))
         one.prompts = render(one.prepared, one.left, backend)
         _say_fitting(one.prepared, one.prompts, watch)
         letters = backend.audit([prompt.request() for prompt in one.prompts[:1]])
@@ -186,16 +186,6 @@ def _close(one: _Open, backend: Backend) -> None:
 
 def _sum(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     return {key: before.get(key, 0) + value for key, value in now.items()}
-
-
-def _same_numerics(run: RunFolder, backend: Backend) -> None:
-    before = run.about.get("engine", {}).get("dtype")
-    now = backend.describe().get("dtype")
-    if run.done and before not in (None, now):
-        raise RunError(
-            f"{run.path} holds records computed in {before}, this run computes in {now}; give "
-            f"--dtype {before} or another --out."
-        )
 
 
 def _say_fitting(prepared: Prepared, prompts: Sequence[Prompt], watch: Watch) -> None:
