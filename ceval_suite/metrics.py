@@ -97,7 +97,7 @@ def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
     letters = sorted({label for record in records for label in record.logprobs})
     predicted = Counter(p for record in records for p in record.prediction)
     gold = Counter(a for record in records for a in record.answer)
-    masses = [record.choice_mass for record in records]
+    masses = [record.choice_mass for record in records if record.choice_mass is not None]
     return {
         "ties": sum(record.tie for record in records),
         "unanswered": sum(not record.prediction for record in records),

@@ -62,8 +62,8 @@ class Prepared:
 
     def scored(self) -> list[Item]:
         """Items the template's method can answer, in order."""
-        kinds = self.template.kinds
-        return [i for s in self.subjects for i in self.items[s] if i.kind in kinds and i.labels]
+        methods = self.template.methods
+        return [i for s in self.subjects for i in self.items[s] if i.kind in methods and i.labels]
 
     def with_plan(self, prompts: Sequence[Prompt], models: Sequence[str]) -> Prepared:
         """The same task with the prompts of its scored items fixed, under a fingerprint of its own.
@@ -97,7 +97,7 @@ class Prepared:
             },
             "subjects": self.subjects if len(self.subjects) < len(self.task.subjects) else None,
             "data": {"sha256": self.data_sha256, "source": self.source},
-            "method": self.template.method,
+            "methods": self.template.methods,
             "note": self.template.note,
             "not_scored": self.not_scored,
         }
@@ -126,7 +126,7 @@ def prepare(name: str, chosen: Selection) -> Prepared:
     items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
     shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
     not_scored = {
-        s: dict(Counter(i.kind for i in items[s] if i.kind not in template.kinds or not i.labels))
+        s: dict(Counter(i.kind for i in items[s] if i.kind not in template.methods or not i.labels))
         for s in subjects
     }
     return Prepared(

@@ -143,7 +143,7 @@ class Renderer:
     def _continuations(
         self, item: Item, parts: dict[str, str], values: dict[str, Any]
     ) -> tuple[str, ...]:
-        if item.kind not in self.template.kinds or not item.labels:
+        if item.kind not in self.template.methods or not item.labels:
             return ()
         options = item.options if len(item.options) == len(item.labels) else item.labels
         return tuple(

@@ -27,7 +27,9 @@ R = TypeVar("R", Record, TextRecord)
 BITS = re.compile(r"bits-[0-9a-f]{8}")
 """Names of folders that hold measured texts instead of answered items."""
 
-_SOMETIMES = tuple(f.name for f in fields(Record) if f.default_factory is not MISSING)
+_SOMETIMES = tuple(
+    f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING
+)
 """Fields that a line has only where they hold something."""
 
 

@@ -22,7 +22,12 @@ class Item:
     letters (in order for `blanks`; sorted for `multi`; empty when the file withholds or lacks
     them), `answer_text` the label exactly as the published file prints it when the item serves
     as a shot. `points` is what one answered sub-question is worth. `cluster` is equal for items
-    that share a passage. `flags` name known troubles (`image`: needs a picture that is not there).
+    that share a passage, or are sub-questions of one. `flags` name known troubles (`image`: needs
+    a picture that is not there). `year` is that of the exam, where the file says so.
+
+    An item of kind `blanks` has one record for each of its answers, numbered from 0: `<id>#<k>`.
+    One of its sub-questions, asked by itself, is an item of kind `single` with that id; `part` is
+    its number from 1, `parts` how many there are, and `before` the gold letters of those before it.
     """
 
     id: str
@@ -39,20 +44,40 @@ class Item:
     points: float = 1.0
     cluster: str = ""
     flags: tuple[str, ...] = ()
+    year: str = ""
+    part: int = 0
+    parts: int = 0
+    before: tuple[str, ...] = ()
+
+    def record_ids(self) -> tuple[str, ...]:
+        """The ids of the records that answering this item makes."""
+        if self.kind != "blanks":
+            return (self.id,)
+        return tuple(f"{self.id}#{k}" for k in range(len(self.answer)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One question put to a model: score each continuation after the context.
+    """One question put to a model: score each continuation after the context, write on, or both.
 
     `template_tokens` is true when the context came out of a chat template, which writes the
-    special tokens itself, so that none may be added.
+    special tokens itself, so that none may be added. With `max_new_tokens` the model writes on
+    after the context, greedily, until it ends by itself, one of `stop` appears (and is cut off) or
+    so many tokens are written. `after` names another request of the same call: what was answered to
+    it (the likeliest continuation, or the text that was written) follows that one's context, and
+    `context` follows the answer. `read_as` is ColossalEval's rule: each continuation is read as the
+    last token of each of these texts with it, whatever stands in the context, and the likeliest of
+    those counts (colossal_eval/models/huggingface.py@4f9953be, _get_choices_indices).
     """
 
     id: str
     context: str
-    continuations: tuple[str, ...]
+    continuations: tuple[str, ...] = ()
     template_tokens: bool = False
+    max_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    after: str = ""
+    read_as: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +101,9 @@ class Reply:
     choice_mass: float = 0.0
     new_tokens: int = 0
     bounded: tuple[int, ...] = ()
+    text: str | None = None
+    finished: bool = True
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +114,10 @@ class Record:
     item's points that were earned, in [0, 1]. `bounded` names the labels whose entry in `logprobs`
     is only the most that it can be, because a server did not return it; a line on disk has the
     field where there is such a label. The prediction is right all the same (what was not returned
-    is less likely than what was); a distribution over the labels is not known.
+    is less likely than what was); a distribution over the labels is not known. `choice_mass` is
+    None where nothing was scored by probability. `text` is what the model wrote, `cut` that it was
+    still writing when its tokens ran out. `predictions` has the prediction by each method where
+    several answered, and `opinions` what other judges than the official one think of the answer.
     """
 
     id: str
@@ -97,13 +128,16 @@ class Record:
     score: float | None
     logits: dict[str, float]
     logprobs: dict[str, float]
-    choice_mass: float
+    choice_mass: float | None
     tie: bool
     text: str | None
     shots: int
     prompt_tokens: int
     prompt_sha256: str
     bounded: list[str] = field(default_factory=list[str])
+    cut: bool = False
+    predictions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    opinions: dict[str, bool] = field(default_factory=dict[str, bool])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

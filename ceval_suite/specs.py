@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,7 +58,11 @@ class Source(Strict):
 
 
 class Subject(Strict):
-    """One row of a task's subject table. `counts` maps a split to its number of items."""
+    """One row of a task's subject table.
+
+    `counts` maps a split to its number of items. `partial` is the share of the points for some of
+    the right letters and no wrong one.
+    """
 
     title: str = ""
     category: str = ""
@@ -69,6 +73,7 @@ class Subject(Strict):
     kind: Kind = "single"
     labels: str = "ABCD"
     points: float = 1.0
+    partial: float = Field(default=0.0, ge=0, le=1)
     sub_questions: int | None = None
     shots_from: str | None = None
     without_passage: bool = False
@@ -124,7 +129,16 @@ class Task(Strict):
         return out
 
 
-PARTS = ("header", "question", "cue", "lead", "answer", "join")
+PARTS = ("header", "question", "cue", "lead", "answer", "join", "step", "between", "second")
+
+Method: TypeAlias = Literal[
+    "letters", "continuation", "sequence", "chain", "forced", "generate", "either"
+]
+"""How an item is answered. letters: the likeliest label by its first token; continuation: the
+likeliest whole option; sequence: letter after letter until the likeliest next is the end; chain:
+each sub-question by its first token, after the answers that the model gave to those before it;
+forced: the same after their gold answers; generate: read off what the model writes; either: letters
+and generate, right when one of them is (ColossalEval's combined metric)."""
 
 
 class Parts(Strict):
@@ -133,6 +147,9 @@ class Parts(Strict):
     A prompt is header, then question + cue + answer + join for every shot, then question + cue.
     `lead` stands between the prompt and the letter where the official protocol only generates
     text: it is this suite's letter cue, not part of the official prompt, and is printed as such.
+    For sub-questions, `step` stands before the letter of each and `between` after it; both know
+    `part`, its number from 1, and `parts`. `second` is a second request: what follows the text that
+    the model wrote, before it is asked for the answer itself.
     """
 
     header: str = ""
@@ -141,6 +158,9 @@ class Parts(Strict):
     lead: str = ""
     answer: str
     join: str = ""
+    step: str = ""
+    between: str = ""
+    second: str = ""
 
 
 class ZeroShot(Strict):
@@ -151,17 +171,34 @@ class ZeroShot(Strict):
     cue: str | None = None
     lead: str | None = None
     answer: str | None = None
+    step: str | None = None
+    between: str | None = None
+    second: str | None = None
 
 
 class Template(Parts):
-    """One named wording (protocol) of a benchmark."""
+    """One named wording (protocol) of a benchmark.
+
+    `methods` says how items of each kind are answered; those of other kinds are not scored.
+    `end` is what closes the answer where letters follow one another (sequence). `normalise` is what
+    a whole option's log-probability is divided by, or compared with: its tokens, its bytes, or
+    its probability after `bare` alone (PMI). `max_new_tokens` and `stop` end what is written.
+    `read_as` is ColossalEval's two-token rule. `script` reproduces the quirks of the official
+    scoring script as well.
+    """
 
     source: str
     note: str = ""
     zero_shot: ZeroShot | None = None
-    method: Literal["letters", "options"] = "letters"
-    kinds: list[Kind] = ["single"]
+    methods: dict[Kind, Method] = {"single": "letters"}
     match: Literal["equal", "any"] = "equal"
+    normalise: Literal["none", "token", "byte", "pmi"] = "none"
+    bare: str = ""
+    end: str = ""
+    max_new_tokens: int = Field(default=0, ge=0)
+    stop: list[str] = []
+    read_as: list[str] = []
+    script: bool = False
     fit: Literal["drop_last", "drop_longest"] = "drop_last"
     shots: int | None = None
     subjects: list[str] | None = None

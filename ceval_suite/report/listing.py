@@ -76,12 +76,17 @@ def tasks() -> Table:
 def prompts() -> Table:
     """All protocols of all prompts files."""
     rows = [
-        (table.text(name), table.text(protocol), table.text(found.method), table.text(found.source))
+        (
+            table.text(name),
+            table.text(protocol),
+            table.text(", ".join(f"{kind}: {how}" for kind, how in found.methods.items())),
+            table.text(found.source),
+        )
         for name in sorted(catalog.yaml_files("prompts"))
         for protocol, found in catalog.load_prompts(name).items()
     ]
     return Table(
-        title="Prompts", columns=("file", "protocol", "method", "source"), rows=tuple(rows)
+        title="Prompts", columns=("file", "protocol", "methods", "source"), rows=tuple(rows)
     )
 
 

@@ -57,7 +57,7 @@ class Source:
     def first(self, subject: str, template: Template) -> Item | None:
         """The first item that is scored."""
         items = self.items(subject)
-        return next((i for i in items if i.kind in template.kinds and i.labels), None)
+        return next((i for i in items if i.kind in template.methods and i.labels), None)
 
 
 def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
