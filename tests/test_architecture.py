@@ -37,6 +37,7 @@ backends.placement
 backends.tiles
 backends.layout
 backends.native
+backends.steps backends.sizes
 backends.tokens backends.attention backends.head
 backends.hub backends.gguf_header backends.transport backends.wire
 backends.adapter_files backends.own_code
@@ -55,7 +56,9 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity
+backends.seq2seq backends.validity backends.drafts
+backends.decoding
+backends.composing
 backends.hf backends.proof
 backends.server backends.lm_eval backends.vllm
 backends.__init__
