@@ -25,7 +25,7 @@ catalog
 files
 data fetch
 prompt
-answer records
+protocol answer records
 stats
 metrics
 comparison
