@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ceval_suite.catalog import load_task
-from ceval_suite.data import Reader, agieval_item, duplicates, split_options
+from ceval_suite.data import Reader, duplicates
 from ceval_suite.errors import DataError
+from ceval_suite.exams import agieval_item, split_options
 from ceval_suite.files import find_files
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Item
