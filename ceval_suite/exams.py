@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 from ceval_suite.schema import Item
@@ -52,17 +53,19 @@ def agieval_item(
     """An AGIEval row as an Item; works for test rows and for the shots' csv cells.
 
     Labels come as `"C"`, `"AD"`, `"A B D"`, `["A", "。"]`, `[]` or null; `answer` keeps only
-    letters, sorted. A row whose label has several letters is a `multi` item whatever its file.
+    letters, sorted. A row whose label has several letters is a `multi` item whatever its file. A
+    cloze row is answered by a text: its label if there is one, else its `answer`, as the official
+    evaluation takes them (src/dataset_loader.py, load_dataset_as_result_schema).
     """
     published: Any = row.get("options")
     # the geography shots hold all four options in one string, printed as it stands
     options = tuple(str(o) for o in published) if published else ()
     label: Any = row.get("label")
     text: Any = label if label is not None else ""
+    free: Any = row.get("answer")
     letters = sorted(set(re.findall(r"[A-G]", "".join(label or ""))))
     if table.kind != "cloze" and re.search(r"[^A-G\s。]", "".join(label or "")):
         raise ValueError(f"the label {label!r} is not made of letters")
-    free: Any = row.get("answer")
     labels, choices = split_options(options) if isinstance(published, list) else ((), ())
     kind = table.kind
     if kind == "single" and len(letters) > 1:
@@ -75,7 +78,7 @@ def agieval_item(
         options=options,
         choices=choices,
         labels=labels,
-        answer=tuple(letters) if kind != "cloze" else (),
+        answer=_free_text(label or free) if kind == "cloze" else tuple(letters),
         answer_text=str(free if free is not None else "") if kind == "cloze" else str(text),
         kind=kind,
         passage=passage,
@@ -88,10 +91,15 @@ def agieval_item(
 _IMAGE = re.compile(r"!\[|<img|https?://\S+\.(?:png|jpe?g|gif)", re.IGNORECASE)
 
 
+def _free_text(gold: Any) -> tuple[str, ...]:
+    return (str(gold),) if gold is not None and str(gold) else ()
+
+
 def gaokao_item(id: str, subject: str, table: Subject, example: dict[str, Any]) -> Item:
     """An entry of a GAOKAO-Bench file as an Item.
 
-    An entry with one answer in a file of several blanks is a `single` item.
+    An entry with one answer in a file of several blanks is a `single` item. Which parts an entry
+    has is known from its answers alone, so that one of several blanks without any is an error.
     """
     key = "answer" if "answer" in example else "standard_answer"
     answer = tuple(str(a) for a in example[key])
@@ -100,7 +108,7 @@ def gaokao_item(id: str, subject: str, table: Subject, example: dict[str, Any]) 
         kind = "single"
     if kind == "multi":
         answer = tuple(sorted(set("".join(answer))))
-    if kind == "single" and len(answer) != 1:
+    if (kind == "single" and len(answer) != 1) or (kind == "blanks" and not answer):
         raise ValueError(f"{len(answer)} answers to one question")
     return Item(
         id=id,
@@ -113,4 +121,30 @@ def gaokao_item(id: str, subject: str, table: Subject, example: dict[str, Any]) 
         explanation=str(example.get("analysis", "")),
         points=float(example.get("score", table.points)),
         flags=("image",) if _IMAGE.search(str(example["question"])) else (),
+        year=str(example.get("year", "")),
     )
+
+
+def parts(item: Item) -> list[Item]:
+    """The sub-questions of an item of kind `blanks`, in order; any other item is its own only part.
+
+    Each is an item of kind `single` under the id of its record. It keeps the whole question, for
+    sub-questions are not printed apart, and the labels of the file: where a marker is missing or
+    printed twice (English_Fill_in_Blanks 4, Chinese_Lang_and_Usage 50) there are no fewer options.
+    """
+    if item.kind != "blanks":
+        return [item]
+    return [
+        replace(
+            item,
+            id=id,
+            kind="single",
+            answer=(letter,),
+            answer_text=letter,
+            cluster=item.cluster or item.id,
+            part=k + 1,
+            parts=len(item.answer),
+            before=item.answer[:k],
+        )
+        for k, (id, letter) in enumerate(zip(item.record_ids(), item.answer, strict=True))
+    ]
