@@ -22,7 +22,7 @@ schema errors secrecy
 specs
 model_spec
 catalog
-files
+files exams
 data fetch
 prompt
 protocol answer records
