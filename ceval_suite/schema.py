@@ -106,6 +106,7 @@ class Reply:
     text: str | None = None
     finished: bool = True
     written: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
