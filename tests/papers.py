@@ -117,7 +117,12 @@ def right(question: Question) -> tuple[str, ...]:
 
 def constant(question: Question) -> tuple[str, ...]:
     """A, whatever is asked."""
-    return ("A",) * len(right(question))
+    return ("A" * _tried(question),) * len(right(question))
+
+
+def _tried(question: Question) -> bool:
+    """Free answers that are wrong are looked at long: three of a file are enough."""
+    return question.kind != "cloze" or int(question.id.rpartition("/")[2]) < 3
 
 
 def guesser(seed: int) -> Any:
@@ -126,7 +131,7 @@ def guesser(seed: int) -> Any:
 
     def guess(question: Question) -> tuple[str, ...]:
         if question.kind == "cloze":
-            return (str(dice.randrange(10)),)
+            return (str(dice.randrange(10**8, 10**9)) * _tried(question),)  # nobody's answer
         return tuple(dice.choice(question.sets()) for _ in right(question))
 
     return guess
