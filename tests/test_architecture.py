@@ -37,8 +37,10 @@ backends.placement
 backends.tiles
 backends.layout
 backends.native
-backends.tokens backends.attention backends.head
+backends.rounds backends.writing backends.tokens backends.attention backends.head
+backends.readings backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
+backends.queries
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.rewriting
@@ -57,6 +59,7 @@ backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
 backends.seq2seq backends.validity
 backends.hf backends.proof
+backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 fitting bits
