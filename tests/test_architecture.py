@@ -39,8 +39,10 @@ backends.tiles
 backends.layout
 backends.native
 backends.steps backends.sizes
-backends.tokens backends.attention backends.head
+backends.rounds backends.writing backends.tokens backends.attention backends.head
+backends.readings backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
+backends.queries
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.rewriting
@@ -57,10 +59,11 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.rounds backends.seq2seq backends.validity backends.drafts
+backends.seq2seq backends.validity backends.drafts
 backends.decoding
 backends.composing
 backends.hf backends.proof
+backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 asking fitting bits
