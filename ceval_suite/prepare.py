@@ -12,7 +12,8 @@ from ceval_suite.catalog import load_task, load_template
 from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, DataError, unknown
 from ceval_suite.files import find_files
-from ceval_suite.prompt import Prompt, Renderer, Wrap, fingerprint, planned
+from ceval_suite.prompt import Prompt, Renderer, Wrap
+from ceval_suite.protocol import fingerprint, planned
 from ceval_suite.records import folder_name
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ceval_suite.schema import Kind
+from ceval_suite.schema import Item, Kind
 
 
 class Strict(BaseModel):
@@ -149,7 +149,7 @@ class Parts(Strict):
     text: it is this suite's letter cue, not part of the official prompt, and is printed as such.
     For sub-questions, `step` stands before the letter of each and `between` after it; both know
     `part`, its number from 1, and `parts`. `second` is a second request: what follows the text that
-    the model wrote, before it is asked for the answer itself.
+    the model wrote (and stands on a line of its own), before it is asked for the answer itself.
     """
 
     header: str = ""
@@ -202,6 +202,12 @@ class Template(Parts):
     fit: Literal["drop_last", "drop_longest"] = "drop_last"
     shots: int | None = None
     subjects: list[str] | None = None
+
+    def method(self, item: Item) -> Method | None:
+        """How an item is answered; None where this protocol does not score it."""
+        kind: Kind = "blanks" if item.part else item.kind
+        method = self.methods.get(kind)
+        return method if item.labels or method == "generate" else None
 
     def parts(self, shots: int) -> dict[str, str]:
         """The five parts and the lead for a prompt with `shots` shots."""

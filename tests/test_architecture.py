@@ -22,10 +22,10 @@ schema errors secrecy
 specs
 model_spec
 catalog
-files
+files exams
 data fetch
 prompt
-answer records
+protocol answer records
 stats
 metrics
 comparison
@@ -37,8 +37,10 @@ backends.placement
 backends.tiles
 backends.layout
 backends.native
-backends.rounds backends.writing backends.tokens backends.attention backends.head
-backends.readings backends.stepwise
+backends.steps backends.sizes
+backends.rounds backends.writing
+backends.tokens backends.attention backends.head
+backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
 backends.queries
 backends.adapter_files backends.own_code
@@ -57,7 +59,9 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity
+backends.seq2seq backends.validity backends.drafts
+backends.decoding
+backends.composing
 backends.hf backends.proof
 backends.writer
 backends.server backends.lm_eval backends.vllm

@@ -13,6 +13,7 @@ from ceval_suite.backends import loading, ranks, rolling, seq2seq, tokenizers
 from ceval_suite.backends.attention import ways_on
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
+from ceval_suite.backends.composing import Composer
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
@@ -64,6 +65,11 @@ class _Job:
     def _reply(self, index: int) -> Reply:
         one = self.encoded[index]
         found = [self._values.pop((index, c)) for c in range(len(one.tails))]
+        variants = len(self.requests[index].read_as)
+        if variants:  # of the tokens that a label is read as, the likeliest counts
+            found = [
+                max(v) for v in zip(*(found[k::variants] for k in range(variants)), strict=True)
+            ]
         logprobs = tuple(sum(logprob for _, logprob in values) for values in found)
         return Reply(
             id=self.requests[index].id,
@@ -122,6 +128,7 @@ class HFBackend:
             self.path = {"attention": "plain", "reason": attached.plain}
         if self._pair:
             self.path = {"attention": "plain", "reason": "encoder and decoder"}
+        self.composer = Composer(self.model, self.loaded.tokenizer, self.forward, self.encoder)
         self._total = 0
         self._checked = 0
         self._numbers = loading.lengths(self.model.config.to_dict())
@@ -145,7 +152,7 @@ class HFBackend:
             "dtype": str(self.loaded.dtype).removeprefix("torch."),
             "device": str(self.device),
             "max_length": self.max_length,
-            "path": self.path,
+            "path": self.path | ({"writing": self.composer.way} if self.composer.way else {}),
             "kernels": self.forward.kernels(),
             "tokens": {"total": self._total, "computed": self.forward.computed},
             "pack_tokens": self.forward.sizes.now,
@@ -154,9 +161,18 @@ class HFBackend:
 
     @torch.inference_mode()
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Score all requests, in the engine's order."""
+        """Answer all requests, in the engine's order: those that are only scored come first."""
         if self._shared:
             ranks.tell(requests := list(requests))
+        yield from self._score([r for r in requests if not r.max_new_tokens])
+        written = [r for r in requests if r.max_new_tokens]
+        for first in range(0, len(written), CHUNK):
+            some = written[first : first + CHUNK]
+            for reply in self.composer.write(some, self.max_length, self._packs, self._score):
+                self._total += reply.num_tokens + reply.written
+                yield reply
+
+    def _score(self, requests: Sequence[Request]) -> Iterator[Reply]:
         chunks = _chunks(requests)
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]

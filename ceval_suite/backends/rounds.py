@@ -81,10 +81,15 @@ class Chains:
             raise ModelError(f"{reply.id}: the backend answered what was not asked, or twice.")
         followers = self._followers.pop(reply.id, [])
         if followers:
-            context = request.context + said(request, reply)
-            template = request.template_tokens
+            answer = said(request, reply)
             followers = [
-                replace(one, context=context + one.context, after="", template_tokens=template)
+                replace(
+                    one,
+                    context=request.context + one.joint + answer + one.context,
+                    template_tokens=request.template_tokens,
+                    after="",
+                    joint="",
+                )
                 for one in followers
             ]
             self._open |= {one.id: one for one in followers}
