@@ -277,12 +277,11 @@ class Renderer:
         Raises:
             PromptError: the question alone does not fit.
         """
-        before = item.before if item.part else None
 
         def fits(prompt: Prompt) -> bool:
             return count(prompt.text + prompt.lead) <= limit - prompt.room
 
-        prompt = self.render(item, before=before)
+        prompt = self.render(item)
         if fits(prompt):
             return prompt
         shown = list(self.shots)
@@ -293,7 +292,7 @@ class Renderer:
                 shown = [shot for shot in shown if lengths[id(shot)] != longest]
             else:
                 shown.pop()
-            prompt = self.render(item, shown, before)
+            prompt = self.render(item, shown)
             if fits(prompt):
                 return prompt
         if self.template.fit == "drop_longest":

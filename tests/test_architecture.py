@@ -25,6 +25,7 @@ catalog
 files exams
 data fetch
 prompt
+extract equivalence
 protocol answer records
 stats
 metrics
@@ -59,14 +60,14 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity backends.drafts
+backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
 backends.composing
 backends.hf backends.proof
 backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-fitting bits
+asking fitting bits
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit

@@ -9,6 +9,7 @@ others write one row at a time by transformers' own `generate`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends.batching import common
-from ceval_suite.backends.drafts import Draft, Pen
+from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import FAILURES, Forward
 from ceval_suite.backends.steps import Catching, Step, Tails
 from ceval_suite.backends.validity import TOLERANCE
@@ -47,7 +48,7 @@ class Decoder:
         self.steps = 0
         self._rows = ROWS.get(forward.device.type, ROWS["cpu"])
 
-    def write(self, drafts: Sequence[Draft]) -> Iterator[Draft]:
+    def write(self, drafts: Sequence[D]) -> Iterator[D]:
         """Write all drafts; each is given back as it comes to its end.
 
         Raises:
@@ -57,6 +58,7 @@ class Decoder:
         self.forward.use_packed()
         store = Catching(max(len(draft.tokens) for draft in ordered))
         kept = ordered[0].tokens[:0]
+        given: set[int] = set()
         first = 0
         while first < len(ordered):
             room = max(len(d.tokens) + d.most for d in ordered[first : first + self._rows])
@@ -64,7 +66,9 @@ class Decoder:
             start, end = plan.groups(ordered[first : first + 2 * size], size)[0]
             some = ordered[first + start : first + end]
             try:
-                yield from self._group(some, store, kept)
+                for draft in self._group(some, store, kept):
+                    given.add(id(draft))
+                    yield draft
             except torch.OutOfMemoryError:
                 if len(some) == 1:
                     raise ModelError(
@@ -78,9 +82,9 @@ class Decoder:
                 store.kept.clear()
                 kept = kept[:0]
                 # those that have been given back stay where they are
-                ordered = ordered[:first] + [d for d in ordered[first:] if not _done(d)]
+                ordered = ordered[:first] + [d for d in ordered[first:] if id(d) not in given]
                 for draft in ordered[first:]:
-                    draft.ids.clear()
+                    draft.restart()
                 continue
             kept = some[0].tokens[: store.stem]
             first += end
@@ -97,25 +101,18 @@ class Decoder:
         return max(1, min(self._rows, free // row))
 
     def _group(
-        self, some: Sequence[Draft], store: Catching, kept: np.ndarray[Any, Any]
-    ) -> Iterator[Draft]:
+        self, some: Sequence[D], store: Catching, kept: np.ndarray[Any, Any]
+    ) -> Iterator[D]:
         store.stem = plan.stem(some)
         have = common(kept, some[0].tokens[: store.stem])
         room = max(len(d.tokens) + d.most for d in some) - store.stem
         store.tails = Tails(list(range(len(some))), room)
         nodes = plan.planned(some, have, self.forward.sizes.longest)
         written = [len(draft.tokens) - store.stem for draft in some]
-        for draft, before in zip(some, (kept[:have], *(d.tokens for d in some)), strict=False):
-            draft.new = len(draft.tokens) - common(before, draft.tokens)
         ended: set[int] = set()
         for pack, logits in self.forward.passes(nodes, store):
-            for read, row in zip(pack.reads, logits, strict=False):
-                draft = some[read.slot[0]]
-                if draft.wanted:
-                    found = row[torch.tensor(draft.wanted, device=row.device)]
-                    pairs = zip(found.tolist(), (found - row.logsumexp(-1)).tolist(), strict=True)
-                    draft.scores = list(pairs)
-                if self.pen.add(draft, _best(row[None])[0]):
+            for read, said in zip(pack.reads, _said(logits), strict=False):
+                if some[read.slot[0]].take(said):
                     ended.add(read.slot[0])
         slots = store.tails.slots
         for slot in range(len(slots) - 1, -1, -1):
@@ -126,10 +123,10 @@ class Decoder:
             step = Step(store, [written[row] for row in slots], self.forward.device)
             logits = self.forward.step(step, [some[row].ids[-1] for row in slots])
             self.steps += 1
-            for slot, token in reversed(list(enumerate(_best(logits)))):
+            for slot, said in reversed(list(enumerate(_said(logits)))):
                 row = slots[slot]
                 written[row] += 1
-                if self.pen.add(some[row], token):
+                if some[row].take(said):
                     yield some[row]
                     store.tails.drop(slot)
 
@@ -146,9 +143,8 @@ class Decoder:
         if not whole and len(longest) > 2 * HALF:
             longest = np.concatenate([longest[:HALF], longest[-HALF:]])
         ends = {len(longest), max(1, len(longest) - HALF // 2), max(1, len(longest) - HALF // 3)}
-        tried = [Draft(longest[:end], TRIED) for end in sorted(ends)]
-        before, pen = self.forward.computed, self.pen
-        self.pen = pen.endless()
+        tried = [Writing(self.pen.endless(), longest[:end], TRIED) for end in sorted(ends)]
+        before = self.forward.computed
         try:
             list(self.write(tried))
             worst = 0.0
@@ -162,18 +158,27 @@ class Decoder:
         except FAILURES as error:
             return " ".join(str(error).split())[:200] or type(error).__name__
         finally:
-            self.forward.computed, self.pen, self.steps = before, pen, 0
+            self.forward.computed, self.steps = before, 0
         if not worst <= TOLERANCE.get(self.forward.dtype, 0.5):
             return f"steps choose a token whose logit is {worst:.2g} below the best"
         return ""
 
 
-def _done(draft: Draft) -> bool:
-    return draft.finished or len(draft.ids) >= draft.most
+@dataclass(frozen=True)
+class _Said:
+    """One row of logits [V], and the likeliest token."""
+
+    row: torch.Tensor
+    best: int
+
+    def of(self, tokens: Sequence[int]) -> list[tuple[float, float]]:
+        """Logit and natural log-probability of each token."""
+        found = self.row[torch.tensor(tokens, device=self.row.device)]
+        return list(zip(found.tolist(), (found - self.row.logsumexp(-1)).tolist(), strict=True))
 
 
-def _best(logits: torch.Tensor) -> list[int]:
-    """The likeliest token of each row of logits [A, V], the first on an exact tie.
+def _said(logits: torch.Tensor) -> list[_Said]:
+    """Each row of logits [A, V].
 
     Raises:
         ModelError: not a finite number.
@@ -184,36 +189,28 @@ def _best(logits: torch.Tensor) -> list[int]:
             "the model's logits are not finite; the checkpoint is broken or its dtype too narrow "
             "(try --dtype float32)."
         )
-    return best.indices.tolist()
+    return [_Said(row, token) for row, token in zip(logits, best.indices.tolist(), strict=True)]
 
 
-def one_by_one(model: Any, drafts: Sequence[Draft], pen: Pen, pad: int) -> Iterator[Draft]:
-    """Write drafts by transformers' own `generate`, one at a time; no scores are taken.
+def one_by_one(model: Any, drafts: Sequence[Writing], pad: int) -> Iterator[Writing]:
+    """Write by transformers' own `generate`, one row at a time; no scores are taken.
 
     Nothing that a checkpoint's generation_config.json asks for but its end tokens takes part:
     penalties and suppressed tokens would change the letters, which all stand in the prompt.
     """
     from transformers import GenerationConfig
 
+    def ended(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        # the same pen decides as on the packed path
+        return torch.tensor([draft.add(int(ids[0, -1]))], device=ids.device)
+
     for draft in drafts:
-
-        class Ended:
-            """A stopping criterion: the same pen decides as on the packed path."""
-
-            def __init__(self, of: Draft) -> None:
-                self.copy = Draft(of.tokens, of.most, of.stop)
-
-            def __call__(self, ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-                done = pen.add(self.copy, int(ids[0, -1]))
-                return torch.tensor([done], device=ids.device)
-
         ids = torch.as_tensor(draft.tokens, dtype=torch.long, device=model.device)[None]
-        ended = Ended(draft)
         config = GenerationConfig(
             max_new_tokens=draft.most,
             do_sample=False,
             pad_token_id=pad,
-            eos_token_id=sorted(pen.ends) or None,
+            eos_token_id=sorted(draft.pen.ends) or None,
         )
         model.generate(
             input_ids=ids,
@@ -222,6 +219,4 @@ def one_by_one(model: Any, drafts: Sequence[Draft], pen: Pen, pad: int) -> Itera
             stopping_criteria=[ended],
             use_model_defaults=False,
         )
-        draft.ids, draft.text = ended.copy.ids, ended.copy.text
-        draft.finished = ended.copy.finished
         yield draft

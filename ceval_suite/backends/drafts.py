@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ceval_suite.backends.batching import Node, Read, Row, Tokens, common, trie
+from ceval_suite.schema import Request
+
+D = TypeVar("D", bound="Draft")
 
 MARGIN = 8
 """Tokens decoded beside those that may hold a stop text: a letter may take several."""
 
 
-@dataclass(slots=True)
-class Draft:
-    """One row that the model writes on: its context, what to score after that, what was written.
+class Logits(Protocol):
+    """What a model says of the next token of one row."""
 
-    `wanted` are tokens whose logit and log-probability as the first one written are asked for;
-    `new` counts the tokens of the context that no draft before it had.
+    @property
+    def best(self) -> int:
+        """The likeliest token, the first on an exact tie."""
+        ...
+
+    def of(self, tokens: Sequence[int]) -> list[tuple[float, float]]:
+        """Logit and natural log-probability of each token."""
+        ...
+
+
+class Draft(Protocol):
+    """One row that goes on token by token."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Its context."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """Tokens that may follow the context, at most."""
+        ...
+
+    @property
+    def ids(self) -> list[int]:
+        """Those that have followed; the last one is not yet seen by the model."""
+        ...
+
+    def take(self, logits: Logits) -> bool:
+        """What comes next; says whether the row has come to its end."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what has followed the context."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Writing:
+    """A row that the model writes on, greedily.
+
+    `wanted` are tokens whose scores as the first one written are asked for. What comes to its end
+    by itself or by a `stop` text is `finished`.
     """
 
+    pen: Pen
     tokens: Tokens
     most: int
     stop: tuple[str, ...] = ()
@@ -29,50 +73,134 @@ class Draft:
     scores: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     text: str = ""
     finished: bool = False
-    new: int = 0
+
+    def take(self, logits: Logits) -> bool:
+        """The likeliest token comes next."""
+        if self.wanted and not self.ids:
+            self.scores = logits.of(self.wanted)
+        return self.add(logits.best)
+
+    def add(self, token: int) -> bool:
+        """One more token; says whether the text has come to its end."""
+        self.ids.append(token)
+        if token in self.pen.ends:
+            self.text, self.finished = self.pen.text(self.ids[:-1]), True
+            return True
+        if self.stop:
+            # a stop text lies within as many last tokens as it has bytes
+            longest = max(len(text.encode()) for text in self.stop)
+            near = self.pen.text(self.ids[-longest - MARGIN :])
+            if any(text in near for text in self.stop):
+                whole = self.pen.text(self.ids)
+                found = [at for at in map(whole.find, self.stop) if at >= 0]
+                if found:
+                    self.text, self.finished = whole[: min(found)], True
+                    return True
+        if len(self.ids) >= self.most:
+            self.text = self.pen.text(self.ids)
+            return True
+        return False
+
+    def restart(self) -> None:
+        """Nothing is written."""
+        self.ids.clear()
 
 
 class Pen:
-    """Turns tokens into text, and sees where it ends."""
+    """Turns tokens into text, and knows with which ones a model ends."""
 
     def __init__(self, tokenizer: Any, ends: Iterable[int]) -> None:
         """`ends` are the tokens with which the model says that it has finished."""
         self._tokenizer = tokenizer
         self.ends = frozenset(ends)
 
-    def add(self, draft: Draft, token: int) -> bool:
-        """One more token; says whether the text has come to its end."""
-        draft.ids.append(token)
-        if token in self.ends:
-            draft.text, draft.finished = self._decode(draft.ids[:-1]), True
-            return True
-        if draft.stop:
-            # a stop text lies within as many last tokens as it has bytes
-            longest = max(len(text.encode()) for text in draft.stop)
-            near = self._decode(draft.ids[-longest - MARGIN :])
-            if any(text in near for text in draft.stop):
-                whole = self._decode(draft.ids)
-                found = [at for at in map(whole.find, draft.stop) if at >= 0]
-                if found:
-                    draft.text, draft.finished = whole[: min(found)], True
-                    return True
-        if len(draft.ids) >= draft.most:
-            draft.text = self._decode(draft.ids)
-            return True
-        return False
-
     def endless(self) -> Pen:
         """A pen that writes on whatever the model says."""
         return Pen(self._tokenizer, ())
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
         # the blanks that a model writes are its own: none may be tidied away
         return self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
 
-def in_order(drafts: Sequence[Draft]) -> list[Draft]:
+LINK = 24
+"""Tokens from the letter of one sub-question to that of the next, at most."""
+
+
+@dataclass(slots=True, eq=False)
+class Chain:
+    """A row of requests that follow one another: each answer is chosen, then what joins on is fed.
+
+    `encode` gives the tokens of a request's context and of each of its continuations; it may be
+    followed only as long as these are one token each and nothing before them changes. `answers`
+    are those given: the context's tokens, and the scores of the continuations.
+    """
+
+    requests: Sequence[Request]
+    encode: Callable[[Request], tuple[Tokens, tuple[int, ...]] | None]
+    tokens: Tokens
+    wanted: tuple[int, ...]
+    context: str
+    ids: list[int] = field(default_factory=list[int])
+    answers: list[tuple[int, list[tuple[float, float]]]] = field(
+        default_factory=list[tuple[int, list[tuple[float, float]]]]
+    )
+    _coming: list[int] = field(default_factory=list[int])
+
+    @classmethod
+    def of(
+        cls,
+        requests: Sequence[Request],
+        encode: Callable[[Request], tuple[Tokens, tuple[int, ...]] | None],
+    ) -> Chain | None:
+        """The chain that starts with `requests[0]`; None where it cannot be followed."""
+        first = encode(requests[0])
+        if first is None:
+            return None
+        return cls(requests, encode, *first, requests[0].context)
+
+    @property
+    def most(self) -> int:
+        """Tokens that may follow the context, about."""
+        return LINK * len(self.requests)
+
+    def take(self, logits: Logits) -> bool:
+        """The next token of what joins on, or else the answer to the next request."""
+        if self._coming:
+            self.ids.append(self._coming.pop(0))
+            return False
+        scores = logits.of(self.wanted)
+        now = self.requests[len(self.answers)]
+        self.answers.append((len(self.tokens) + len(self.ids), scores))
+        if len(self.answers) == len(self.requests):
+            return True
+        best = max(range(len(scores)), key=lambda k: scores[k][0])
+        follower = self.requests[len(self.answers)]
+        self.context += follower.joint + now.continuations[best] + follower.context
+        found = self.encode(replace(follower, context=self.context))
+        known = [*self.tokens.tolist(), *self.ids]
+        if found is None or found[0][: len(known)].tolist() != known:
+            return True
+        self._coming, self.wanted = found[0][len(known) :].tolist(), found[1]
+        if not self._coming or len(self.ids) + len(self._coming) > self.most:
+            return True
+        self.ids.append(self._coming.pop(0))
+        return False
+
+    def restart(self) -> None:
+        """Nothing is answered."""
+        whole = Chain.of(self.requests, self.encode)
+        assert whole is not None  # it was possible before
+        self.wanted, self.context = whole.wanted, whole.context
+        self.ids.clear()
+        self.answers.clear()
+        self._coming.clear()
+
+
+def in_order(drafts: Sequence[D]) -> list[D]:
     """Sorted so that those which share a head stand together."""
     return sorted(drafts, key=lambda draft: draft.tokens.astype(">u4").tobytes())
 

@@ -78,6 +78,7 @@ class _Job:
             num_tokens=len(one.head),
             choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
             new_tokens=self._share().get(index, 0),
+            lengths=tuple(len(tail) for tail in one.tails),
         )
 
     def _share(self) -> dict[int, int]:
