@@ -39,8 +39,9 @@ backends.tiles
 backends.layout
 backends.native
 backends.steps backends.sizes
-backends.rounds backends.writing backends.tokens backends.attention backends.head
-backends.readings backends.stepwise
+backends.rounds backends.writing
+backends.tokens backends.attention backends.head
+backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
 backends.queries
 backends.adapter_files backends.own_code
@@ -59,7 +60,7 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity backends.drafts
+backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
 backends.composing
 backends.hf backends.proof

@@ -65,6 +65,7 @@ def forests(draw: st.DrawFn) -> list[Request]:
                 max_new_tokens=8 if writes else 0,
                 template_tokens=draw(st.booleans()),
                 after="" if after < 0 else f"q{after}",
+                joint=draw(st.sampled_from(["", "|", "\n"])),
             )
         )
     return draw(st.permutations(out))
@@ -89,7 +90,7 @@ def by_hand(requests: Sequence[Request]) -> dict[str, tuple[str, int, bool]]:
                 scores = list(reply.logits or reply.logprobs)
                 if scores:
                     answer = before.continuations[scores.index(max(scores))]
-                out[name] = context + answer + request.context, depth + 1, template
+                out[name] = context + request.joint + answer + request.context, depth + 1, template
         return out[name]
 
     for request in requests:
@@ -111,9 +112,8 @@ def test_every_request_is_asked_once_behind_the_answers_it_follows(
     assert not any(request.after for request in sent)
     for request in requests:
         mine = next(r for r in sent if r.id == request.id)
-        assert replace(mine, context="", template_tokens=False) == replace(
-            request, context="", template_tokens=False, after=""
-        )
+        rest = {"context": "", "template_tokens": False, "after": "", "joint": ""}
+        assert replace(mine, **rest) == replace(request, **rest)
 
 
 @given(forests(), st.integers(0, 5))

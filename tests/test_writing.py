@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -273,14 +274,14 @@ def _chain(backend: Backend, greedy: Callable[..., str], tiny_model: Path) -> No
     """Letter, then a text, then a letter after that: each as if it were asked by itself."""
     requests = [
         Request(id="a", context="1+1=?\n答案：", continuations=LETTERS),
-        Request(id="b", context="，因为", max_new_tokens=6, after="a"),
+        Request(id="b", context="，因为", max_new_tokens=6, after="a", joint="\n"),
         Request(id="c", context="\n答案：", continuations=LETTERS, after="b"),
     ]
     found = {reply.id: (reply, c) for reply, c in contexts(requests, backend.ask(requests))}
     hf = HFBackend(ModelSpec(path=str(tiny_model), dtype="float32"))
     (first,) = hf.ask(requests[:1])
     assert found["a"][0].logprobs == pytest.approx(first.logprobs, abs=1e-4)
-    context = requests[0].context + LETTERS[first.logits.index(max(first.logits))] + "，因为"
+    context = requests[0].context + "\n" + LETTERS[first.logits.index(max(first.logits))] + "，因为"
     assert found["b"][1] == context
     assert found["b"][0].text == greedy(context, 6)
     context += greedy(context, 6) + "\n答案："
@@ -387,6 +388,31 @@ def test_a_server_that_answers_no_text_is_a_sentence(engine: Engine) -> None:
     one_sentence(found.value)
 
 
+# tokens of whole options -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["server", "server with tokenizer", "vllm", "lm_eval"])
+def test_the_tokens_of_each_continuation_are_counted(
+    who: str, engine: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", vllm_like.module(engine))
+    options = (" water and ice", " the", " Water")
+    request = Request(id="x", context="The answer is", continuations=options)
+    letters = Request(id="y", context="1+1=", continuations=LETTERS)
+    with serving(engine) as served:
+        plan = {
+            "server": spec(served),
+            "server with tokenizer": spec(served, tokenizer=str(tiny_model)),
+            "vllm": ModelSpec(backend="vllm", path=str(tiny_model)),
+            "lm_eval": harness(tiny_model),
+        }[who]
+        found = {r.id: r.lengths for r in open_backend(plan).ask([request, letters])}
+    whole = len(engine.ids(request.context))
+    assert found["x"] == tuple(len(engine.ids(request.context + c)) - whole for c in options)
+    assert len(set(found["x"])) > 1
+    assert found["y"] == (1, 1, 1, 1)
+
+
 # ColossalEval's readings -----------------------------------------------------------------------
 
 READ = Request(
@@ -398,12 +424,12 @@ READ = Request(
 
 
 def _read(engine: Engine) -> tuple[list[float], float]:
-    """The larger of a letter's two log-probabilities, and the probability of all, by hand."""
+    """The larger of each letter's two log-probabilities and their sum as probabilities, by hand."""
     last = engine.logprobs(engine.ids(READ.context))[-1]
     pairs = [[engine.ids(text + letter)[-1] for text in READ.read_as] for letter in LETTERS]
     assert any(a != b for a, b in pairs), "readings that are all the same show nothing"
-    every = sorted({token for pair in pairs for token in pair})
-    return [max(float(last[a]), float(last[b])) for a, b in pairs], float(last[every].exp().sum())
+    values = [max(float(last[a]), float(last[b])) for a, b in pairs]
+    return values, sum(map(math.exp, values))
 
 
 @pytest.mark.parametrize("echo", [True, False])
@@ -457,7 +483,7 @@ def test_letters_that_end_in_one_token_are_refused(engine: Engine, tiny_model: P
     request = replace(READ, continuations=("A", "BA"), read_as=("答案：",))
     with serving(engine) as served:
         backend = open_backend(spec(served, tokenizer=str(tiny_model)))
-        with pytest.raises(PromptError, match="end in the same token") as found:
+        with pytest.raises(PromptError, match="the same tokens") as found:
             list(backend.ask([request]))
     one_sentence(found.value)
 

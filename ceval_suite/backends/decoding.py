@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ceval_suite.backends import drafts as plan
+from ceval_suite.backends import writing
 from ceval_suite.backends.batching import common
 from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import FAILURES, Forward
@@ -209,11 +210,7 @@ def one_by_one(model: Any, drafts: Sequence[Writing], pad: int) -> Iterator[Writ
             pad_token_id=pad,
             eos_token_id=sorted(draft.pen.ends) or None,
         )
-        model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            stopping_criteria=[ended],
-            use_model_defaults=False,
-        )
+        with writing.settings(model, config):
+            mask = torch.ones_like(ids)
+            model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[ended])
         yield draft

@@ -12,7 +12,6 @@ import torch
 from ceval_suite.backends import (
     loading,
     ranks,
-    readings,
     rolling,
     rounds,
     seq2seq,
@@ -24,7 +23,6 @@ from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
 from ceval_suite.backends.forward import Forward
-from ceval_suite.backends.readings import Readings
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError
@@ -49,12 +47,10 @@ class _Job:
         self,
         requests: Sequence[Request],
         encoded: Sequence[Encoded],
-        readings: Mapping[int, Readings],
         todo: Sequence[Row],
     ) -> None:
         self.requests = requests
         self.encoded = encoded
-        self.readings = readings
         self._rows = todo
         self._new: dict[int, int] | None = None
         self._values: dict[tuple[int, int], list[tuple[float, float]]] = {}
@@ -90,8 +86,7 @@ class _Job:
             new_tokens=self._share().get(index, 0),
             lengths=tuple(len(tail) for tail in one.tails),
         )
-        readings = self.readings.get(index)
-        return readings.folded(reply) if readings else reply
+        return writing.as_read(self.requests[index], reply)
 
     def _share(self) -> dict[int, int]:
         # a row that others extend belongs to whoever asked first; planned before the first score
@@ -215,12 +210,12 @@ class HFBackend:
         with ThreadPoolExecutor(1) as pool:
             coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]
             for number, chunk in enumerate(chunks):
-                encoded, places = coming.pop().result()
+                encoded = coming.pop().result()
                 if number + 1 < len(chunks):
                     coming.append(pool.submit(self._encode, chunks[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
-                job = _Job(chunk, encoded, places, todo)
+                job = _Job(chunk, encoded, todo)
                 for score in self._scores(encoded, todo):
                     yield from job.take(score)
 
@@ -298,16 +293,10 @@ class HFBackend:
         if todo:
             yield todo
 
-    def _encode(self, requests: Sequence[Request]) -> tuple[Sequence[Encoded], dict[int, Readings]]:
-        apart = [k for k, request in enumerate(requests) if request.read_as]
-        plain = [k for k, request in enumerate(requests) if not request.read_as]
-        found = readings.read(self.encoder, [requests[k] for k in apart])
-        by_place = dict(zip(apart, found, strict=True))
-        encoded = {k: one.encoded for k, one in by_place.items()}
-        usual = self.encoder.encode([requests[k] for k in plain])
-        encoded |= dict(zip(plain, usual, strict=True))
+    def _encode(self, requests: Sequence[Request]) -> list[Encoded]:
+        encoded = self.encoder.encode(requests)
         self.encoder.forget()
-        return [encoded[k] for k in range(len(requests))], by_place
+        return encoded
 
     def _packs(self, todo: Sequence[Row]) -> bool:
         """Whether the packed path is right for these rows; tried where that is not yet known.

@@ -188,11 +188,11 @@ class LmEvalBackend:
                 )
 
     def _score(self, requests: Sequence[Request]) -> list[Reply]:
-        counts = [self._fits(request) for request in requests]
+        counted = [self._fits(request) for request in requests]
         pairs = [(request.context, c) for request in requests for c in request.continuations]
         found = iter(self._through("loglikelihood", requests, pairs))
         out: list[Reply] = []
-        for request, number in zip(requests, counts, strict=True):
+        for request, (number, lengths) in zip(requests, counted, strict=True):
             logprobs = tuple(float(next(found)[0]) for _ in request.continuations)
             if not all(map(math.isfinite, logprobs)):
                 raise ModelError(
@@ -200,7 +200,15 @@ class LmEvalBackend:
                     "not finite; the checkpoint is broken or its dtype too narrow."
                 )
             mass = math.fsum(map(math.exp, logprobs))
-            out.append(Reply(id=request.id, logprobs=logprobs, num_tokens=number, choice_mass=mass))
+            out.append(
+                Reply(
+                    id=request.id,
+                    logprobs=logprobs,
+                    num_tokens=number,
+                    choice_mass=mass,
+                    lengths=lengths,
+                )
+            )
         return out
 
     def _write(self, requests: Sequence[Request]) -> list[Reply]:
@@ -257,12 +265,16 @@ class LmEvalBackend:
                 f"({self._said(error)}); finished records are kept."
             ) from error
 
-    def _fits(self, request: Request) -> int:
-        """Tokens of the context; these classes cut what is too long from the left, unseen."""
+    def _fits(self, request: Request) -> tuple[int, tuple[int, ...]]:
+        """Tokens of the context and, where the class says so, of each continuation.
+
+        These classes cut what is too long from the left, unseen.
+        """
         if not request.context:
             raise PromptError(f"{request.id}: an empty context.")
         if not self._tokenizes:
-            return 0
+            return 0, ()
+        lengths: tuple[int, ...] = ()
         if hasattr(self.lm, "_encode_pair"):
             pairs = [self.lm._encode_pair(request.context, c) for c in request.continuations]
             if not all(tail for _, tail in pairs):
@@ -271,7 +283,7 @@ class LmEvalBackend:
                     "it; use backend hf, which scores from the last common border."
                 )
             longest = max(len(head) + len(tail) for head, tail in pairs)
-            number = len(pairs[0][0])
+            number, lengths = len(pairs[0][0]), tuple(len(tail) for _, tail in pairs)
         else:
             (number,) = self.count_tokens([request.context])
             longest = number + 1
@@ -279,7 +291,7 @@ class LmEvalBackend:
             raise PromptError(
                 f"{request.id}: {longest} tokens where the model reads {self.max_length}."
             )
-        return number
+        return number, lengths
 
 
 def _hide(hidden: list[str]) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ceval_suite.backends import readings, wire
+from ceval_suite.backends import wire
 from ceval_suite.backends.batching import Tokens
-from ceval_suite.backends.readings import Readings
 from ceval_suite.backends.tokens import Encoded, Encoder
 from ceval_suite.errors import PromptError
 from ceval_suite.schema import Request
@@ -18,14 +17,13 @@ from ceval_suite.schema import Request
 class Query:
     """A request and, where a tokenizer is at hand, its tokens.
 
-    `encoded` are those of its continuations, or of their readings; `ids` those of the context to
-    write on after.
+    `encoded` are those of its continuations, or of all readings of these (`Request.read_as`);
+    `ids` those of the context to write on after.
     """
 
     request: Request
     encoded: Encoded | None = None
     wanted: tuple[wire.Wanted, ...] = ()
-    readings: Readings | None = None
     ids: Tokens | None = None
 
     @property
@@ -38,7 +36,7 @@ class Query:
     @property
     def texts(self) -> tuple[str, ...]:
         """What is scored, as text: the continuations, or their readings."""
-        if self.readings is None:
+        if not self.request.read_as:
             return self.request.continuations
         return tuple(wanted.text for wanted in self.wanted)
 
@@ -57,13 +55,9 @@ def plan(
             for request in requests
         ]
     found = [Query(request) for request in requests]
-    plain = [k for k, r in enumerate(requests) if r.continuations and not r.read_as]
-    for k, one in zip(plain, encoder.encode([requests[k] for k in plain]), strict=True):
+    scored = [k for k, r in enumerate(requests) if r.continuations]
+    for k, one in zip(scored, encoder.encode([requests[k] for k in scored]), strict=True):
         found[k] = replace(found[k], encoded=one, wanted=_wanted(requests[k], one, tokenizer))
-    read = [k for k, r in enumerate(requests) if r.continuations and r.read_as]
-    for k, several in zip(read, readings.read(encoder, [requests[k] for k in read]), strict=True):
-        wanted = _wanted(requests[k], several.encoded, tokenizer)
-        found[k] = replace(found[k], encoded=several.encoded, wanted=wanted, readings=several)
     written = [k for k, r in enumerate(requests) if r.max_new_tokens]
     for k, ids in zip(written, encoder.heads([requests[k] for k in written]), strict=True):
         found[k] = replace(found[k], ids=ids)
@@ -74,9 +68,10 @@ def plan(
 def _wanted(request: Request, one: Encoded, tokenizer: Any) -> tuple[wire.Wanted, ...]:
     if not one.single:
         return tuple(wire.Wanted(c) for c in _apart(request))
-    tokens = [tail[0] for tail in one.tails]
-    texts = _distinct(request, [str(tokenizer.decode([token])) for token in tokens])
-    return tuple(wire.Wanted(text, token) for text, token in zip(texts, tokens, strict=True))
+    # a token may be several readings of one label
+    texts = {tail[0]: str(tokenizer.decode([tail[0]])) for tail in one.tails}
+    _distinct(request, list(texts.values()))
+    return tuple(wire.Wanted(texts[tail[0]], tail[0]) for tail in one.tails)
 
 
 def _apart(request: Request) -> Sequence[str]:

@@ -81,14 +81,14 @@ class Chains:
             raise ModelError(f"{reply.id}: the backend answered what was not asked, or twice.")
         followers = self._followers.pop(reply.id, [])
         if followers:
-            answer, template = said(request, reply), request.template_tokens
+            answer = said(request, reply)
             followers = [
                 replace(
                     one,
                     context=request.context + one.joint + answer + one.context,
+                    template_tokens=request.template_tokens,
                     after="",
                     joint="",
-                    template_tokens=template,
                 )
                 for one in followers
             ]

@@ -71,19 +71,16 @@ def _written(
         ids[row, : len(head)] = torch.as_tensor(head, device=device)
         mask[row, : len(head)] = 1
     most = max(request.max_new_tokens for request in requests)
-    before = model.generation_config
-    model.generation_config = GenerationConfig(
+    config = GenerationConfig(
         do_sample=False,
         max_new_tokens=most,
         eos_token_id=ends,
         pad_token_id=pad,
         decoder_start_token_id=_start(model),
     )
-    try:
+    with writing.settings(model, config):
         stops = StoppingCriteriaList([_Stops(tokenizer, requests)])
         out = model.generate(ids, attention_mask=mask, stopping_criteria=stops)
-    finally:
-        model.generation_config = before
     for request, head, row in zip(requests, heads, out[:, 1:].tolist(), strict=True):
         made = row[: request.max_new_tokens]
         end = next((k for k, token in enumerate(made) if token in ends), None)

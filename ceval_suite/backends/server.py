@@ -254,8 +254,8 @@ class ServerBackend:
                 kind = "bounded" if whole else "unanswered"
                 logprobs = wire.bounded(found, values) if whole else ()
                 return self._reply(query, kind, logprobs, [reply], values)
-        exact, replies, length = self._echoed(query)
-        return self._reply(query, "echo", exact, replies, beyond=length)
+        exact, replies, lengths = self._echoed(query)
+        return self._reply(query, "echo", exact, replies, lengths=lengths)
 
     def _write(self, query: Query) -> Reply:
         request = query.request
@@ -287,15 +287,15 @@ class ServerBackend:
             return query.request.context + text
         return [*map(int, query.encoded.head), *tail]
 
-    def _echoed(self, query: Query) -> tuple[tuple[float, ...], list[Any], int]:
+    def _echoed(self, query: Query) -> tuple[tuple[float, ...], list[Any], tuple[int, ...]]:
         ids = query.encoded is not None and self.proved.ids
         tails = query.encoded.tails if query.encoded else [()] * len(query.texts)
         pairs = zip(tails, query.texts, strict=True)
         prompts = [self._prompt(query, tail, text) for tail, text in pairs]
         replies = [proof.echo(self.transport, self.spec.path, prompt) for prompt in prompts]
-        lengths = [len(tail) for tail in tails] if ids else None
-        scored, length = wire.echoed(replies, query.texts, lengths)
-        return scored, replies, length
+        known = [len(tail) for tail in tails] if ids else None
+        scored, lengths = wire.echoed(replies, query.texts, known)
+        return scored, replies, lengths
 
     def _reply(
         self,
@@ -304,7 +304,7 @@ class ServerBackend:
         logprobs: tuple[float, ...],
         replies: Sequence[Any],
         seen: Sequence[float | None] | None = None,
-        beyond: int = 0,
+        lengths: tuple[int, ...] = (),
     ) -> Reply:
         ours = len(query.encoded.head) if query.encoded and self.proved.ids else 0
         asked, new = self._counted(query, kind, replies, ours)
@@ -312,12 +312,13 @@ class ServerBackend:
         reply = Reply(
             id=query.request.id,
             logprobs=logprobs,
-            num_tokens=ours or max(0, asked - beyond),
+            num_tokens=ours or max(0, asked - (lengths[0] if lengths else 0)),
             choice_mass=proof.mass([v for v in found if v is not None]),
             new_tokens=new,
             bounded=tuple(k for k, v in enumerate(found) if v is None) if logprobs else (),
+            lengths=lengths or (1,) * len(logprobs),
         )
-        return reply if query.readings is None else query.readings.folded(reply)
+        return writing.as_read(query.request, reply)
 
     def _counted(
         self, query: Query, kind: str, replies: Sequence[Any], ours: int

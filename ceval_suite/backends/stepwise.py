@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ceval_suite.backends import writing
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
@@ -77,8 +78,12 @@ def gather(
     out: list[Reply] = []
     for index, (request, one) in enumerate(zip(requests, encoded, strict=True)):
         logprobs = tuple(math.fsum(sums[index, c]) for c in range(len(one.tails)))
-        mass = math.fsum(map(math.exp, logprobs))
-        out.append(
-            Reply(id=request.id, logprobs=logprobs, num_tokens=len(one.head), choice_mass=mass)
+        reply = Reply(
+            id=request.id,
+            logprobs=logprobs,
+            num_tokens=len(one.head),
+            choice_mass=math.fsum(map(math.exp, logprobs)),
+            lengths=tuple(map(len, one.tails)),
         )
+        out.append(writing.as_read(request, reply))
     return out

@@ -132,7 +132,7 @@ class Encoder:
             return [self._pair(r, context) for r, context in zip(requests, contexts, strict=True)]
         joined = self._joined(requests, contexts)
         return [
-            _cut(request, context, full)
+            self._as_read(request, context) if request.read_as else _cut(request, context, full)
             for request, context, full in zip(requests, contexts, joined, strict=True)
         ]
 
@@ -146,6 +146,15 @@ class Encoder:
             for i, found in zip(of, ids, strict=True):
                 contexts[i] = np.concatenate([found, self._end]) if self.apart else found
         return contexts
+
+    def _as_read(self, request: Request, context: Tokens) -> Encoded:
+        """Each continuation as the last token of every text that it is read after, one by one."""
+        texts = [text + c for c in request.continuations for text in request.read_as]
+        tails = tuple((int(ids[-1]),) for ids in self.ids(texts, special=False))
+        whole = {tails[k :: len(request.read_as)] for k in range(len(request.read_as))}
+        for column in whole:
+            _sound(request, Encoded(context, column))
+        return Encoded(context, tails)
 
     def _pair(self, request: Request, context: Tokens) -> Encoded:
         continuations = self.ids(request.continuations, special=False)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ceval_suite.backends import own_code, readings, rounds, tokenizers, writing
+from ceval_suite.backends import own_code, rounds, tokenizers, writing
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.stepwise import Prompt, gather, plan, portions
@@ -230,22 +230,16 @@ class VllmBackend:
 
     def _score(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the requests' order."""
-        plain = [request for request in requests if not request.read_as]
-        read = [request for request in requests if request.read_as]
-        several = readings.read(self.encoder, read)
-        encoded = [*self.encoder.encode(plain), *(one.encoded for one in several)]
+        encoded = self.encoder.encode(requests)
         self.encoder.forget()
-        for request, one in zip([*plain, *read], encoded, strict=True):
+        for request, one in zip(requests, encoded, strict=True):
             longest = len(one.head) + max(len(tail) for tail in one.tails)
             if longest > self.max_length:
                 raise PromptError(
                     f"{request.id}: {longest} tokens where the model reads {self.max_length}."
                 )
         prompts = plan(encoded)
-        found = gather([*plain, *read], encoded, prompts, self._answers(prompts))
-        simple = iter(found[: len(plain)])
-        folded = map(readings.Readings.folded, several, found[len(plain) :])
-        return [next(folded if request.read_as else simple) for request in requests]
+        return gather(requests, encoded, prompts, self._answers(prompts))
 
     def _write(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the requests' order; the likeliest token at each place."""

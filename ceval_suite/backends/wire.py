@@ -237,10 +237,10 @@ def _common(rows: Sequence[tuple[list[str], list[Any]]]) -> int:
 
 def echoed(
     replies: Sequence[Any], continuations: Sequence[str], lengths: Sequence[int] | None = None
-) -> tuple[tuple[float, ...], int]:
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Summed log-probability of each continuation, from prompts echoed with it at their end.
 
-    Also how many tokens of the first prompt were scored.
+    Also the number of tokens that each sum is over.
 
     `lengths` are the continuations' numbers of tokens, where known; else their text is looked for
     from the end. As with any other backend, all are scored from their last common border.
@@ -263,4 +263,4 @@ def echoed(
         if not scored:
             raise NotProved("no log-probabilities of the prompt")
         out.append(sum(sound(value) for value in scored))
-    return tuple(out), len(rows[0][1]) - begin
+    return tuple(out), tuple(len(values) - begin for _, values in rows)

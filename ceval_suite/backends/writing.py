@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Reply, Request
@@ -48,6 +51,45 @@ def joined(scored: Reply | None, written: Reply | None) -> Reply:
         finished=written.finished,
         written=written.written,
     )
+
+
+def as_read(request: Request, reply: Reply) -> Reply:
+    """The reply to a request with `read_as`, from one with a value for each reading.
+
+    Readings stand as `Encoder.encode` gives them: all of the first continuation, then the next. The
+    likeliest counts. A continuation is only bounded where none of its readings was returned: what
+    was not returned is less likely than what was.
+    """
+    if not (request.read_as and reply.logprobs):
+        return reply
+    number = len(request.read_as)
+    starts = range(0, len(reply.logprobs), number)
+    logprobs = tuple(max(reply.logprobs[k : k + number]) for k in starts)
+    hidden = [all(k + n in reply.bounded for n in range(number)) for k in starts]
+    bounded = tuple(c for c, unseen in enumerate(hidden) if unseen)
+    seen = [value for value, unseen in zip(logprobs, hidden, strict=True) if not unseen]
+    return replace(
+        reply,
+        logprobs=logprobs,
+        lengths=(1,) * len(logprobs),
+        bounded=bounded,
+        choice_mass=math.fsum(map(math.exp, seen)),
+    )
+
+
+@contextmanager
+def settings(model: Any, config: Any) -> Generator[None, None, None]:
+    """Within it a transformers model generates by these settings, and by none of its own.
+
+    Penalties and suppressed tokens of a generation_config.json would change the letters, which all
+    stand in the prompt.
+    """
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def check_room(request: Request, tokens: int, limit: int) -> None:
