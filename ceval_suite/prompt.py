@@ -143,7 +143,8 @@ class Renderer:
     def _continuations(
         self, item: Item, parts: dict[str, str], values: dict[str, Any]
     ) -> tuple[str, ...]:
-        if item.kind not in self.template.methods or not item.labels:
+        method = self.template.methods.get(item.kind)
+        if method not in ("letters", "continuation", "either") or not item.labels:
             return ()
         options = item.options if len(item.options) == len(item.labels) else item.labels
         return tuple(

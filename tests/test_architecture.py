@@ -24,7 +24,7 @@ model_spec
 catalog
 files
 data fetch
-prompt
+prompt extract equivalence
 answer records
 stats
 metrics
