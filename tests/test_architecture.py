@@ -39,8 +39,11 @@ backends.tiles
 backends.layout
 backends.native
 backends.steps backends.sizes
+backends.rounds backends.writing
 backends.tokens backends.attention backends.head
+backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
+backends.queries
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.rewriting
@@ -61,6 +64,7 @@ backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
 backends.composing
 backends.hf backends.proof
+backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 asking fitting bits
