@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ceval_suite import metrics, stats
 from ceval_suite.catalog import load_task
+from ceval_suite.metrics import Part
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Estimate, Record
 from ceval_suite.specs import Task
@@ -169,11 +170,18 @@ def test_micro_and_macro_by_hand() -> None:
     assert found["subjects"]["small"]["n"] == 2
 
 
-def shares(task: Task, split: str, by_category: Mapping[str, float]) -> dict[str, Estimate]:
+def part(found: Estimate) -> Part:
+    """A subject whose items all stand alone and earn all or nothing."""
+    return Part(found, found)
+
+
+def shares(task: Task, split: str, by_category: Mapping[str, float]) -> dict[str, Part]:
     """Subjects that all score their category's published value, with their published sizes."""
     return {
-        subject: Estimate(
-            value=by_category[table.category], n=table.counts[split], stderr=0.1, low=0, high=1
+        subject: part(
+            Estimate(
+                value=by_category[table.category], n=table.counts[split], stderr=0.1, low=0, high=1
+            )
         )
         for subject, table in task.subjects.items()
     }
@@ -286,14 +294,16 @@ def test_a_subject_without_any_label_beside_labelled_ones_leaves_no_average() ->
 def test_chance_is_one_in_four_one_in_five_or_their_mix() -> None:
     four = [verdict(f"t/test/law/{i}", True) for i in range(6)]
     five = [verdict(f"t/test/aqua/{i}", True, labels="ABCDE") for i in range(2)]
-    assert metrics.chance(four) == 0.25
-    assert metrics.chance(five) == pytest.approx(0.2)
-    assert metrics.chance(four + five) == pytest.approx((6 / 4 + 2 / 5) / 8)
-    assert metrics.chance([]) == 0.0
+    task = exam("micro", {"law": 1, "aqua": 1})
+    assert metrics.chance(four, task) == 0.25
+    assert metrics.chance(five, task) == pytest.approx(0.2)
+    assert metrics.chance(four + five, task) == pytest.approx((6 / 4 + 2 / 5) / 8)
+    assert metrics.chance([], task) == 0.0
 
 
 def test_chance_counts_every_letter_that_the_lenient_rule_accepts() -> None:
-    assert metrics.chance([verdict("t/test/law/0", True, gold="BD")]) == 0.5
+    task = exam("micro", {"law": 1})
+    assert metrics.chance([verdict("t/test/law/0", True, gold="BD")], task) == 0.5
 
 
 def test_chance_corrected_accuracy() -> None:
@@ -349,7 +359,7 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
 @given(SIZES, st.integers(30, 60))
 def test_macro_over_subjects_of_one_size_is_micro(right: list[int], n: int) -> None:
-    parts = [stats.wilson(r, n) for r in right]
+    parts = [part(stats.wilson(r, n)) for r in right]
     assert metrics.macro(parts).value == pytest.approx(metrics.micro(parts).value, abs=1e-12)
 
 
@@ -358,7 +368,7 @@ def test_macro_over_subjects_of_one_size_is_micro(right: list[int], n: int) -> N
     st.sampled_from([0.5, 1, 1.5, 4, 6]),
 )
 def test_points_with_one_weight_are_micro(sizes: list[tuple[int, int]], points: float) -> None:
-    parts = {f"s{i}": stats.wilson(r, n) for i, (r, n) in enumerate(sizes)}
+    parts = {f"s{i}": part(stats.wilson(r, n)) for i, (r, n) in enumerate(sizes)}
     task = exam("points", dict.fromkeys(parts, points))
     assert metrics.points(parts, task).value == pytest.approx(
         metrics.micro(list(parts.values())).value, abs=1e-12

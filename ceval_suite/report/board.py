@@ -59,6 +59,8 @@ def _label(summary: Summary) -> str:
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
+    if summary.get("labels_from"):
+        extra.append(f"labels of {summary['labels_from']}")
     chosen = summary.get("subjects_chosen")
     if chosen:
         total = summary.get("subjects_total")  # an unfinished run does not say
