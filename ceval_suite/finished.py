@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ceval_suite.catalog import load_task
 from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError
 from ceval_suite.prepare import Prepared, Selection, prepare
@@ -55,9 +56,12 @@ def questions(side: Side, data: Path | None = None) -> Prepared:
 
 
 def data_of(side: Side) -> Path | None:
-    """Where the run found its benchmark files, if that place is still there."""
+    """The data folder that the run's benchmark files lie in, if they are still there."""
     place = Path(str(side.about.get("data", {}).get("source", "")))
-    return place if place.is_absolute() and place.exists() else None
+    if not place.is_absolute() or not place.exists():
+        return None
+    folder = Path(load_task(str(side.about["task"])).source.folder).parts
+    return Path(*place.parts[: -len(folder)]) if place.parts[-len(folder) :] == folder else place
 
 
 def by_record(prepared: Prepared) -> dict[str, Item]:

@@ -20,7 +20,7 @@ from ceval_suite.records import read_records
 from ceval_suite.report import papers as report
 from ceval_suite.schema import Estimate, Record
 from ceval_suite.specs import Paper, Task
-from tests.finished_runs import answered, gold, guessing
+from tests.finished_runs import answered, gold, guessing, nothing
 
 # facts of Bench/OBJ_score_evaluation.py and Bench/merge_OBJ_SUB_score.py @c214b47c, not our table
 SUBJECTS = {
@@ -177,9 +177,7 @@ def test_years_add_up_to_the_whole(run: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("answers", "marks"), [(gold, [350, 331]), (lambda i: [""] * len(gold(i)), [0, 0])]
-)
+@pytest.mark.parametrize(("answers", "marks"), [(gold, [350, 331]), (nothing, [0, 0])])
 def test_perfect_and_empty_papers(
     whole: Prepared, tmp_path: Path, answers: Any, marks: list[float]
 ) -> None:
