@@ -39,15 +39,15 @@ def questions(side: Side, data: Path | None = None) -> Prepared:
     """
     about = side.about
     chosen = Selection(
-        protocol=about["protocol"],
-        shots=about["shots"],
-        split=about["split"],
+        protocol=about.get("protocol"),
+        shots=about.get("shots"),
+        split=about.get("split"),
         subjects=about.get("subjects"),
         limit=about.get("limit"),
         data=data or data_of(side),
     )
     prepared = prepare(str(about["task"]), chosen)
-    if prepared.data_sha256 != about["data"]["sha256"]:
+    if prepared.data_sha256 != about.get("data", {}).get("sha256"):
         raise RunError(
             f"the benchmark files in {prepared.source} are not those that {side.path} was asked; "
             "give --data the folder that it was run on."

@@ -59,13 +59,13 @@ def score(folder: Path, labels: Path, out: Path | None = None) -> Path:
     read = _of_json if labels.suffix == ".json" and labels.is_file() else _of_csv
     found = read(task, side, list(rows), labels)
     records = [_scored(record, found.letters) for record in side.records.values()]
-    print_ = hashlib.sha256(f"{side.protocol}\0{found.sha256}".encode()).hexdigest()
+    fingerprint = hashlib.sha256(f"{side.protocol}\0{found.sha256}".encode()).hexdigest()
     about = side.about
-    name = folder_name(task.name, about["split"], int(about["shots"]), print_)
+    name = folder_name(task.name, about["split"], int(about["shots"]), fingerprint)
     target = (folder.parent if out is None else out) / name
     if target.exists():
         raise RunError(f"{target} is there already; delete it, or give another --out.")
-    who = {**about["identity"], "protocol_sha256": print_}
+    who = {**about["identity"], "protocol_sha256": fingerprint}
     kept = {k: v for k, v in about.items() if k not in ("format", "identity")}
     origin = {"place": str(found.place), "sha256": found.sha256, "run": str(folder)}
     with RunFolder(target, who, {**kept, "labels_from": origin}) as run:
@@ -73,7 +73,7 @@ def score(folder: Path, labels: Path, out: Path | None = None) -> Path:
             run.append(record)
     expected = {subject: len(some) for subject, some in rows.items()}
     again = metrics.summarize(task, records, expected)
-    again |= {"protocol_sha256": print_, "labels_from": found.place.name}
+    again |= {"protocol_sha256": fingerprint, "labels_from": found.place.name}
     write_json(target / "summary.json", {**summary, **again})
     return target
 
@@ -160,9 +160,7 @@ def _of_json(task: Task, side: Side, subjects: list[str], place: Path) -> Labels
     except (OSError, ValueError) as error:
         raise DataError(f"{place}: not readable as JSON ({error}); give another file.") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise DataError(
-            f"{place}: labels are {{subject: {{row: letter}}}}; this is something else."
-        )
+        raise DataError(f"{place}: labels are {{subject: {{row: letter}}}}, this is not.")
     for subject in content:
         if subject not in task.subjects:
             raise DataError(f"{place}: " + unknown("subject", subject, task.subjects))
