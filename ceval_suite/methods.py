@@ -143,19 +143,25 @@ def extraction(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def opinions(records: Sequence[Record]) -> dict[str, Any]:
-    """What other judges than the official one think, and where they differ from it; {}: none."""
+    """What other judges than the official one think, and where they differ from it; {}: none.
+
+    Over the labelled records of the subjects that a judge spoke on; where it had no opinion (no
+    answer, or one that it cannot read: `silent`) the official verdict stands for it as well.
+    """
     names = sorted({name for record in records for name in record.opinions})
     found: dict[str, Any] = {}
     for name in names:
-        judged = [r for r in records if name in r.opinions and r.correct is not None]
+        subjects = {r.subject for r in records if name in r.opinions}
+        judged = [r for r in records if r.subject in subjects and r.correct is not None]
         if judged:
             official = {r.id: float(bool(r.correct)) for r in judged}
-            other = {r.id: float(r.opinions[name]) for r in judged}
+            other = {r.id: float(r.opinions.get(name, bool(r.correct))) for r in judged}
             differ = {key: float(official[key] != other[key]) for key in other}
             found[name] = {
                 "official": asdict(share(official)),
                 "opinion": asdict(share(other)),
                 "differ": asdict(share(differ)),
+                "silent": sum(name not in r.opinions for r in judged),
                 "items": [key for key, value in differ.items() if value],
             }
     return found
