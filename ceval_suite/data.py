@@ -11,13 +11,13 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
 from ceval_suite.errors import DataError
+from ceval_suite.exams import agieval_item, gaokao_item
 from ceval_suite.files import Files, patterns
 from ceval_suite.schema import Item
 from ceval_suite.specs import Columns, Subject, Task
@@ -201,111 +201,13 @@ class Reader:
         items: list[Item] = []
         try:
             for example in json.loads(self._text(name))["example"]:
-                items.append(self._gaokao_item(subject, split, len(items), example))
+                id = f"{self.task.name}/{split}/{subject}/{len(items)}"
+                items.append(gaokao_item(id, subject, self.task.subjects[subject], example))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _broken(where, f"item {len(items)} cannot be read ({error!r})") from error
         for index, item in enumerate(items):
             _check_labels(item, f"{where}: item {index}")
         return items
-
-    def _gaokao_item(self, subject: str, split: str, index: int, example: dict[str, Any]) -> Item:
-        row = self.task.subjects[subject]
-        key = "answer" if "answer" in example else "standard_answer"
-        answer = tuple(str(a) for a in example[key])
-        kind = row.kind
-        if kind == "blanks" and len(answer) == 1:
-            kind = "single"
-        if kind == "multi":
-            answer = tuple(sorted(set("".join(answer))))
-        if kind == "single" and len(answer) != 1:
-            raise ValueError(f"{len(answer)} answers to one question")
-        return Item(
-            id=f"{self.task.name}/{split}/{subject}/{index}",
-            subject=subject,
-            question=str(example["question"]),
-            labels=tuple(row.labels),
-            answer=answer,
-            answer_text="".join(answer),
-            kind=kind,
-            explanation=str(example.get("analysis", "")),
-            points=float(example.get("score", row.points)),
-            flags=("image",) if _IMAGE.search(str(example["question"])) else (),
-        )
-
-
-_IMAGE = re.compile(r"!\[|<img|https?://\S+\.(?:png|jpe?g|gif)", re.IGNORECASE)
-
-_PAREN = re.compile(r"^\s*[(（]\s*([A-G])\s*[)）]")
-_POINT = re.compile(r"^\s*([A-G])\s*[．.、:：。]")
-_SPACE = re.compile(r"^\s*([A-G])\s+")
-
-
-def _prefix(option: str) -> tuple[str | None, str]:
-    """The letter printed before an option, and the text after that one prefix."""
-    for pattern in (_PAREN, _POINT, _SPACE):
-        found = pattern.match(option)
-        if found:
-            return found.group(1), option[found.end() :]
-    return None, option
-
-
-def split_options(options: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels and bare texts of AGIEval options, in printed order.
-
-    When the printed letters are a permutation of A, B, … (LogiQA prints A, C, B, D in 19 rows of
-    each language) the label follows the letter. When letters are missing or repeated (typos such
-    as A, B, C, C) the label follows the position, and only a prefix that agrees with it, or is
-    plainly a prefix, is taken off. At most one prefix is taken off: `(A)A.` keeps `A.`.
-    """
-    letters = tuple("ABCDEFG"[: len(options)])
-    found = [_prefix(option) for option in options]
-    printed = tuple(letter for letter, _ in found)
-    if sorted(p or "" for p in printed) == list(letters):
-        return tuple(p for p in printed if p), tuple(text for _, text in found)
-    texts = [
-        text if letter == label or (letter and not _SPACE.match(option)) else option
-        for label, option, (letter, text) in zip(letters, options, found, strict=True)
-    ]
-    return letters, tuple(texts)
-
-
-def agieval_item(
-    id: str, subject: str, table: Subject, row: dict[str, Any], explanation: str = ""
-) -> Item:
-    """An AGIEval row as an Item; works for test rows and for the shots' csv cells.
-
-    Labels come as `"C"`, `"AD"`, `"A B D"`, `["A", "。"]`, `[]` or null; `answer` keeps only
-    letters, sorted. A row whose label has several letters is a `multi` item whatever its file.
-    """
-    published: Any = row.get("options")
-    # the geography shots hold all four options in one string, printed as it stands
-    options = tuple(str(o) for o in published) if published else ()
-    label: Any = row.get("label")
-    text: Any = label if label is not None else ""
-    letters = sorted(set(re.findall(r"[A-G]", "".join(label or ""))))
-    if table.kind != "cloze" and re.search(r"[^A-G\s。]", "".join(label or "")):
-        raise ValueError(f"the label {label!r} is not made of letters")
-    free: Any = row.get("answer")
-    labels, choices = split_options(options) if isinstance(published, list) else ((), ())
-    kind = table.kind
-    if kind == "single" and len(letters) > 1:
-        kind = "multi"
-    passage = "" if table.without_passage else str(row.get("passage") or "")
-    return Item(
-        id=id,
-        subject=subject,
-        question=str(row["question"]),
-        options=options,
-        choices=choices,
-        labels=labels,
-        answer=tuple(letters) if kind != "cloze" else (),
-        answer_text=str(free if free is not None else "") if kind == "cloze" else str(text),
-        kind=kind,
-        passage=passage,
-        explanation=explanation,
-        points=table.points,
-        cluster=hashlib.sha256(passage.encode()).hexdigest()[:12] if passage else "",
-    )
 
 
 def _check_labels(item: Item, where: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ceval_suite.schema import Kind
+from ceval_suite.schema import Item, Kind
 
 
 class Strict(BaseModel):
@@ -130,7 +130,7 @@ class Task(Strict):
         return out
 
 
-PARTS = ("header", "question", "cue", "lead", "answer", "join", "step", "between", "second")
+PARTS = ("header", "question", "cue", "lead", "answer", "join", "step", "between", "second", "end")
 
 Method: TypeAlias = Literal[
     "letters", "continuation", "sequence", "chain", "forced", "generate", "either"
@@ -150,7 +150,7 @@ class Parts(Strict):
     text: it is this suite's letter cue, not part of the official prompt, and is printed as such.
     For sub-questions, `step` stands before the letter of each and `between` after it; both know
     `part`, its number from 1, and `parts`. `second` is a second request: what follows the text that
-    the model wrote, before it is asked for the answer itself.
+    the model wrote (and stands on a line of its own), before it is asked for the answer itself.
     """
 
     header: str = ""
@@ -265,17 +265,18 @@ class Template(Parts):
     shots: int | None = None
     subjects: list[str] | None = None
 
+    def method(self, item: Item) -> Method | None:
+        """How an item is answered; None where this protocol does not score it."""
+        kind: Kind = "blanks" if item.part else item.kind
+        method = self.methods.get(kind)
+        return method if item.labels or method == "generate" else None
+
     def parts(self, shots: int) -> dict[str, str]:
         """The five parts and the lead for a prompt with `shots` shots."""
         parts = {name: getattr(self, name) for name in PARTS}
         if shots == 0 and self.zero_shot is not None:
             parts.update(self.zero_shot.parts())
         return parts
-
-    def closing(self, shots: int) -> str:
-        """What closes a sequence of letters behind `shots` shots."""
-        other = self.zero_shot.end if shots == 0 and self.zero_shot is not None else None
-        return self.end if other is None else other
 
     def rules(self, kind: Kind, shots: int) -> list[Rule]:
         """The rules for answers of a kind to a prompt with `shots` shots, in order."""

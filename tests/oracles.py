@@ -616,11 +616,11 @@ def colossal_gaokao(root: Path) -> Iterator[Item]:
 # -------------------------------------------------------------------------------------- gold labels
 
 
-def _agieval_letters(task: str, label: str | list[str] | None) -> list[str] | None:
-    """Sorted letters of a label ("A B D", ["A", "。"]); None for an empty one; [] for cloze."""
+def _agieval_gold(task: str, record: Mapping[str, Any]) -> list[str] | None:
+    """Sorted letters of a label ("A B D", ["A", "。"]), a cloze's text; None for an empty one."""
     if task in _CLOZE_EXAMS:
-        return []
-    return sorted(set(re.findall("[A-G]", "".join(label or "")))) or None
+        return [record["answer"]]
+    return sorted(set(re.findall("[A-G]", "".join(record["label"] or "")))) or None
 
 
 def _gaokao_letters(stem: str, answer: list[str]) -> list[str]:
@@ -638,7 +638,7 @@ def answers(root: Path, task: str, split: str) -> Iterator[Gold]:
         }
     elif (task, split) == ("agieval", "test"):
         rows = {
-            exam: [_agieval_letters(exam, record["label"]) for record in records]
+            exam: [_agieval_gold(exam, record) for record in records]
             for exam, records in _agieval(root).items()
         }
     elif (task, split) == ("gaokao", "test"):

@@ -22,10 +22,11 @@ schema errors secrecy
 specs
 model_spec
 catalog
-files
+files exams
 data fetch
-prompt extract equivalence
-answer records
+prompt
+extract equivalence
+protocol answer records
 stats
 metrics
 comparison
@@ -37,8 +38,11 @@ backends.placement
 backends.tiles
 backends.layout
 backends.native
-backends.tokens backends.attention backends.head
+backends.steps backends.sizes
+backends.rounds backends.writing backends.tokens backends.attention backends.head
+backends.readings backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
+backends.queries
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.rewriting
@@ -55,11 +59,14 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity
+backends.seq2seq backends.validity backends.drafts
+backends.decoding
+backends.composing
 backends.hf backends.proof
+backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-fitting bits
+asking fitting bits
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit

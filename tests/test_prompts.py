@@ -21,7 +21,8 @@ from ceval_suite.catalog import load_task, load_template
 from ceval_suite.errors import ConfigError, PromptError
 from ceval_suite.files import find_files
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt, Renderer, fingerprint
+from ceval_suite.prompt import Prompt, Renderer
+from ceval_suite.protocol import fingerprint
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
 
@@ -299,14 +300,15 @@ def test_permuted_options_are_scored_by_their_printed_letters(real_data: Path) -
 
 
 @pytest.mark.real
-def test_items_that_letters_cannot_answer_have_a_prompt_and_no_continuations(
+def test_items_whose_answer_is_written_have_a_prompt_and_no_continuations(
     real_data: Path,
 ) -> None:
     for task in ("agieval", "gaokao"):
         found = prepared(real_data, task, "official")
         for prompt in rendered(found):
             assert prompt.text
-            assert bool(prompt.continuations) == (prompt.item.kind == "single")
+            written = found.template.methods[prompt.item.kind] == "generate"
+            assert bool(prompt.continuations) != written
 
 
 @pytest.mark.real
@@ -595,8 +597,15 @@ def test_the_fingerprint_changes_with_what_is_asked(
         {"answer": "{{ label }}"},
         {"join": "\n"},
         {"zero_shot": {"header": "x"}},
-        {"method": "options"},
-        {"kinds": ["single", "multi"]},
+        {"methods": {"single": "generate"}},
+        {"methods": {"single": "letters", "multi": "sequence"}},
+        {"end": "."},
+        {"second": "so"},
+        {"max_new_tokens": 9},
+        {"stop": ["."]},
+        {"extract": {"single": [{"find": "[A-D]"}]}},
+        {"read_as": ["Answer: "]},
+        {"script": True},
         {"match": "any"},
         {"fit": "drop_longest"},
         {"subjects": ["english_usage"]},

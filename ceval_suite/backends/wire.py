@@ -77,6 +77,27 @@ def usage(reply: Any, key: str) -> int | None:
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
+def written(reply: Any, most: int) -> tuple[str, bool]:
+    """What a server wrote, and whether it ended by itself and not because `most` were written.
+
+    Raises:
+        NotProved: no text.
+    """
+    found = choice(reply)
+    message: Any = found.get("message")
+    text: Any = found.get("text")
+    if isinstance(message, dict) and "content" in message:
+        # null where a model is still thinking, or wrote nothing
+        text = message["content"] or ""
+    if not isinstance(text, str):
+        raise NotProved("no text")
+    reason = found.get("finish_reason")
+    if reason is None:
+        made = usage(reply, "completion_tokens")
+        return text, made is None or made < most
+    return text, reason != "length"
+
+
 def candidates(reply: Any) -> list[Candidate]:
     """The likeliest tokens after the prompt, likeliest first.
 

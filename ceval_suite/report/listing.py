@@ -141,10 +141,6 @@ def doctor(data: str | Path | None) -> Table:
     return Table(title="Doctor", columns=("what", "found"), rows=tuple(rows))
 
 
-def _blanks(item: Item) -> int:
-    return len(item.answer) if item.kind == "blanks" else 1
-
-
 def verify(names: list[str], data: str | Path | None) -> tuple[Table, list[str]]:
     """Counts of every task and split beside the published ones, and what is wrong, in sentences."""
     rows: list[tuple[Cell, ...]] = []
@@ -189,8 +185,8 @@ def _split(task: Task, reader: Reader, split: str) -> tuple[tuple[Cell, ...], li
             subjects += 1
         except UserError as error:
             problems.append(str(error))
-    blanks = sum(_blanks(item) for item in items)
-    points = sum(item.points * _blanks(item) for item in items)
+    blanks = sum(len(item.record_ids()) for item in items)
+    points = sum(item.points * len(item.record_ids()) for item in items)
     expected = task.counts.get(split)
     main = split == task.split
     for what, found, published in (
@@ -200,7 +196,7 @@ def _split(task: Task, reader: Reader, split: str) -> tuple[tuple[Cell, ...], li
     ):
         if published is not None and found != published and not problems:
             problems.append(f"task '{task.name}', {split}: {found} {what}, published {published}.")
-    unlabelled = sum(not item.answer and item.kind != "cloze" for item in items)
+    unlabelled = sum(not item.answer for item in items)
     verdict = "ok" if not problems else f"{len(problems)} problems"
     cells = (
         table.text(task.name),
