@@ -75,19 +75,26 @@ def same_shots(prepared: Prepared, contexts: Mapping[str, Context]) -> Prepared:
     return prepared.with_plan(prompts, sorted(contexts))
 
 
-def render(prepared: Prepared, items: Sequence[Item], backend: Backend | Context) -> list[Prompt]:
+def render(
+    prepared: Prepared,
+    items: Sequence[Item],
+    backend: Backend | Context,
+    given: Mapping[str, Sequence[str]] | None = None,
+) -> list[Prompt]:
     """Prompts of the items, fitted into the backend's context by the benchmark's own rule.
 
-    Where the task comes with a plan, they are those of the plan.
+    Where the task comes with a plan, they are those of the plan. `given` has the answers to the
+    sub-questions before an item, by its id, where the model has given them in an earlier call.
 
     Raises:
         PromptError: one does not fit even without shots.
     """
-    if prepared.plan is not None:
+    given = given or {}
+    if prepared.plan is not None and not given:
         return [prepared.plan[item.id] for item in items]
     wrap = backend.wrap if prepared.chat and isinstance(backend, Backend) else None
     renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
-    prompts = [renderers[item.subject].render(item) for item in items]
+    prompts = [renderers[item.subject].render(item, before=given.get(item.id)) for item in items]
     out: list[Prompt] = []
 
     def count(text: str) -> int:
@@ -97,12 +104,16 @@ def render(prepared: Prepared, items: Sequence[Item], backend: Backend | Context
         chunk = prompts[start : start + COUNT_CHUNK]
         # no tokenizer makes more tokens than bytes, so that short prompts need not be counted here;
         # a row that is too long all the same is refused by the engine, never cut
-        long = [p for p in chunk if most_tokens(p.text + p.lead) >= backend.max_length]
+        long = [
+            p
+            for p in chunk
+            if most_tokens(p.text + p.lead) > backend.max_length - p.room and not p.after
+        ]
         texts = [p.text + p.lead for p in long]
         lengths = backend.count_tokens(texts, template_tokens=prepared.chat)
         counted = dict(zip(map(id, long), lengths, strict=True))
         for prompt in chunk:
-            if counted.get(id(prompt), 0) >= backend.max_length:
+            if counted.get(id(prompt), 0) > backend.max_length - prompt.room:
                 fitted = renderers[prompt.item.subject]
                 prompt = fitted.fit(prompt.item, count, backend.max_length)
             out.append(prompt)

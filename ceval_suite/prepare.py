@@ -11,8 +11,10 @@ from typing import Any
 from ceval_suite.catalog import load_task, load_template
 from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, DataError, unknown
+from ceval_suite.exams import parts
 from ceval_suite.files import find_files
-from ceval_suite.prompt import Prompt, Renderer, Wrap, fingerprint, planned
+from ceval_suite.prompt import Prompt, Renderer, Wrap
+from ceval_suite.protocol import fingerprint, planned
 from ceval_suite.records import folder_name
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
@@ -61,9 +63,11 @@ class Prepared:
         return Renderer(self.task, self.template, subject, self.shown[subject], wrap)
 
     def scored(self) -> list[Item]:
-        """Items the template's method can answer, in order."""
-        methods = self.template.methods
-        return [i for s in self.subjects for i in self.items[s] if i.kind in methods and i.labels]
+        """Items the template's method can answer, in order; sub-questions that are asked apart."""
+        apart = self.template.methods.get("blanks") in ("chain", "forced")
+        items = [item for s in self.subjects for item in self.items[s]]
+        asked = [part for item in items for part in (parts(item) if apart else [item])]
+        return [item for item in asked if self.template.method(item)]
 
     def with_plan(self, prompts: Sequence[Prompt], models: Sequence[str]) -> Prepared:
         """The same task with the prompts of its scored items fixed, under a fingerprint of its own.
@@ -126,8 +130,7 @@ def prepare(name: str, chosen: Selection) -> Prepared:
     items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
     shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
     not_scored = {
-        s: dict(Counter(i.kind for i in items[s] if i.kind not in template.methods or not i.labels))
-        for s in subjects
+        s: dict(Counter(i.kind for i in items[s] if not template.method(i))) for s in subjects
     }
     return Prepared(
         task=task,

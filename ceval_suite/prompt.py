@@ -8,10 +8,10 @@ number of shots. Nothing is ever cut inside a question or a shot.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import jinja2
@@ -19,7 +19,7 @@ import jinja2
 from ceval_suite.catalog import environment
 from ceval_suite.errors import PromptError
 from ceval_suite.schema import Item, Request
-from ceval_suite.specs import Subject, Task, Template
+from ceval_suite.specs import Method, Subject, Task, Template
 
 Wrap = Callable[[str], str]
 """A user's turn → the text up to the start of the assistant's turn, special tokens included."""
@@ -30,12 +30,23 @@ def _compiled(text: str) -> jinja2.Template:
     return environment().from_string(text)
 
 
+LETTERS = 16
+"""Tokens kept free after a prompt for letters that follow one another."""
+
+LEAST = 16
+"""Tokens that must be left for what the model writes."""
+
+BARE, FIRST, TEXT = "?bare", "?first", "?text"
+"""Ends of the ids of requests that an item needs beside its own."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A rendered prompt: `text` is the protocol's own; `lead` is scored after it, before a letter.
 
-    `continuations` are what is scored after `text + lead`, one for each of `labels`; both are
-    empty when the template's method cannot answer the item's kind.
+    `continuations` are what is scored after `text + lead`, in the order of the item's labels (for a
+    sequence: of `strings`). All of what is asked is empty when the template's method cannot answer
+    the item's kind. `after` is the item whose answer comes before this text.
     """
 
     item: Item
@@ -44,20 +55,69 @@ class Prompt:
     continuations: tuple[str, ...]
     shots: int
     chat: bool = False
+    method: Method | None = "letters"
+    max_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    read_as: tuple[str, ...] = ()
+    after: str = ""
+    bare: str = ""
+    second: str = ""
 
     @property
     def sha256(self) -> str:
         """Hash of the text put before the continuations."""
         return hashlib.sha256((self.text + self.lead).encode()).hexdigest()
 
+    @property
+    def room(self) -> int:
+        """Tokens that must stay free after the text."""
+        if self.max_new_tokens:
+            return self.max_new_tokens
+        return LETTERS if self.method == "sequence" else 1
+
     def request(self) -> Request:
-        """The prompt as a backend takes it."""
-        return Request(
-            id=self.item.id,
+        """The request that the item itself is answered by."""
+        return self.requests()[-1]
+
+    def requests(self) -> tuple[Request, ...]:
+        """All that a backend is asked for the item's sake; the last one bears its id."""
+        id, template_tokens = self.item.id, self.chat
+        scored = Request(
+            id=id,
             context=self.text + self.lead,
             continuations=self.continuations,
-            template_tokens=self.chat,
+            template_tokens=template_tokens,
+            after=self.after,
+            read_as=self.read_as,
         )
+        written = Request(
+            id=id,
+            context=self.text,
+            template_tokens=template_tokens,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+        )
+        if self.method == "either":
+            if not self.lead:
+                return (replace(written, continuations=self.continuations, read_as=self.read_as),)
+            return replace(written, id=id + TEXT), scored
+        if self.method == "generate":
+            if not self.second:
+                return (written,)
+            first = replace(written, id=id + FIRST)
+            last = replace(written, context=self.second, after=first.id, joint="\n")
+            return first, last
+        if self.bare:
+            bare = Request(id=id + BARE, context=self.bare, continuations=self.continuations)
+            return bare, scored
+        return (scored,)
+
+
+def strings(labels: Sequence[str]) -> list[str]:
+    """Every ascending string of labels: A, AB, ABC, AC, B, …"""
+    ordered = sorted(labels)
+    some = (c for n in range(1, len(ordered) + 1) for c in combinations(ordered, n))
+    return sorted("".join(chosen) for chosen in some)
 
 
 @dataclass
@@ -75,8 +135,16 @@ class Renderer:
     def __post_init__(self) -> None:
         self._row = {**_table_row(self.task.subjects[self.subject]), "name": self.subject}
 
-    def render(self, item: Item, shots: Sequence[Item] | None = None) -> Prompt:
+    def render(
+        self,
+        item: Item,
+        shots: Sequence[Item] | None = None,
+        before: Sequence[str] | None = None,
+    ) -> Prompt:
         """The prompt of an item with the given shots (by default all of them).
+
+        `before` are the answers to the sub-questions before this one, where the model has given
+        them already; else they are what it answers in the same call, or the gold ones.
 
         Raises:
             PromptError: a template names something an item does not have.
@@ -90,14 +158,56 @@ class Renderer:
         body = self._heads[key] + self._part(parts, "question", values)
         cue = self._part(parts, "cue", values)
         text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
+        method = self.template.method(item)
+        follows = method == "chain" and item.part > 1 and before is None
+        if item.part:
+            given = () if method == "chain" and before is None else before or item.before
+            text = self._steps(item, parts, values, text, given, follows=follows)
+        writes = method in ("generate", "either")
         return Prompt(
             item=item,
             text=text,
-            lead=self._part(parts, "lead", values),
-            continuations=self._continuations(item, parts, values),
+            lead="" if item.part or method == "generate" else self._part(parts, "lead", values),
+            continuations=self._continuations(item, parts, values, method),
             shots=len(shown),
             chat=self.wrap is not None,
+            method=method,
+            max_new_tokens=self.template.max_new_tokens if writes else 0,
+            stop=tuple(self.template.stop) if writes else (),
+            read_as=tuple(self.template.read_as) if method in ("letters", "either") else (),
+            after=f"{item.id.rpartition('#')[0]}#{item.part - 2}" if follows else "",
+            bare=self._bare(item, values) if method == "continuation" else "",
+            second=self._part(parts, "second", values) if method == "generate" else "",
         )
+
+    def _steps(
+        self,
+        item: Item,
+        parts: dict[str, str],
+        values: dict[str, Any],
+        text: str,
+        given: Sequence[str],
+        *,
+        follows: bool,
+    ) -> str:
+        """The text before the letter of a sub-question: those before it, or only what joins on."""
+
+        def part(name: str, number: int, label: str = "") -> str:
+            more = {"part": number, "parts": item.parts, "label": label, "option": label}
+            return self._part(parts, name, values | more)
+
+        if follows:
+            return part("between", item.part - 1) + part("step", item.part)
+        for number, label in enumerate(given[: item.part - 1], start=1):
+            text += part("step", number)
+            # an earlier sub-question that was not answered leaves its place empty
+            text += (part("answer", number, label) if label else "") + part("between", number)
+        return text + part("step", item.part)
+
+    def _bare(self, item: Item, values: dict[str, Any]) -> str:
+        if self.template.normalise != "pmi" or not item.choices:
+            return ""
+        return self._part({"bare": self.template.bare}, "bare", values)
 
     def _head(self, parts: dict[str, str], shown: Sequence[Item]) -> str:
         return "".join(text for _, text in self._pieces(parts, shown))
@@ -141,10 +251,15 @@ class Renderer:
             ) from error
 
     def _continuations(
-        self, item: Item, parts: dict[str, str], values: dict[str, Any]
+        self, item: Item, parts: dict[str, str], values: dict[str, Any], method: Method | None
     ) -> tuple[str, ...]:
-        if item.kind not in self.template.methods or not item.labels:
+        if method is None or method == "generate":
             return ()
+        if method == "sequence":
+            found = strings(item.labels)
+            values = values | {"option": ""}
+            texts = [self._part(parts, "answer", values | {"label": label}) for label in found]
+            return (*texts, *(text + self.template.end for text in texts))
         options = item.options if len(item.options) == len(item.labels) else item.labels
         return tuple(
             self._part(parts, "answer", values | {"label": label, "option": option})
@@ -154,17 +269,17 @@ class Renderer:
     def fit(self, item: Item, count: Callable[[str], int], limit: int) -> Prompt:
         """The prompt with as many whole shots as fit into `limit` tokens.
 
-        `count` gives the tokens of a text. One token is kept free for the letter. The benchmark's
+        `count` gives the tokens of a text. Room is kept for the letter, or for what the model is to
+        write; where the question alone leaves less than that, it may write less. The benchmark's
         own rule decides which shots go: the last ones, or (CMMLU, mp_utils.py) all of the longest
         length at once and at last the header.
 
         Raises:
             PromptError: the question alone does not fit.
         """
-        room = limit - 1
 
         def fits(prompt: Prompt) -> bool:
-            return count(prompt.text + prompt.lead) <= room
+            return count(prompt.text + prompt.lead) <= limit - prompt.room
 
         prompt = self.render(item)
         if fits(prompt):
@@ -184,6 +299,9 @@ class Renderer:
             bare = self._without_header(item)
             if fits(bare):
                 return bare
+        left = limit - count(prompt.text + prompt.lead)
+        if prompt.max_new_tokens and left >= LEAST:
+            return replace(prompt, max_new_tokens=left)
         raise PromptError(
             f"{item.id}: {count(prompt.text + prompt.lead)} tokens even without shots, where the "
             f"model reads {limit}; leave the subject out or use a model with a longer context."
@@ -203,48 +321,5 @@ def _gold_option(shot: Item) -> str:
     return gold[0] if gold else ""
 
 
-_NOT_ASKED = {"subcategory", "points", "sub_questions", "counts"}
-"""Keys of the subject table that say nothing about the question put to the model."""
-
-
 def _table_row(row: Subject) -> dict[str, Any]:
     return row.model_dump(include={"title", "category", "language", "exam", "type"})
-
-
-def fingerprint(
-    task: Task,
-    template: Template,
-    *,
-    data_sha256: str,
-    split: str,
-    subjects: Sequence[str],
-    limit: int | None,
-    shots: int,
-    chat: bool,
-) -> str:
-    """SHA-256 of all that changes the question put to a model, and nothing about the model.
-
-    Equal fingerprints mean that two numbers may stand in one column. Wording notes, titles of
-    sources and other prose do not count.
-    """
-    wording = template.model_dump(exclude={"source", "note"})
-    content = {
-        "task": task.name,
-        "version": task.version,
-        "data": data_sha256,
-        "split": split,
-        "columns": task.source.columns.model_dump() if task.source.columns else None,
-        "subjects": {s: task.subjects[s].model_dump(exclude=_NOT_ASKED) for s in subjects},
-        "limit": limit,
-        "shots": shots,
-        "chat": chat,
-        "template": wording,
-    }
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def planned(fingerprint: str, prompts: Sequence[Prompt]) -> str:
-    """The fingerprint of a protocol whose prompts were fitted for several models at once."""
-    content = [fingerprint, sorted([prompt.item.id, prompt.sha256] for prompt in prompts)]
-    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ceval_suite import __version__, metrics
-from ceval_suite.answer import record as judge
+from ceval_suite.answer import Judge
+from ceval_suite.asking import Call
 from ceval_suite.backends import identify, open_backend
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.errors import ModelError, RunError
@@ -20,7 +21,7 @@ from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, read_json, safe_name, write_json
-from ceval_suite.schema import Item, Record, Request
+from ceval_suite.schema import Item, Record
 from ceval_suite.verify import check_again
 
 
@@ -42,7 +43,6 @@ class _Open:
     run: RunFolder
     left: list[Item]
     name: str
-    prompts: list[Prompt] = field(default_factory=list[Prompt])
     tokens: dict[str, int] = field(default_factory=dict[str, int])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     missing: int = 0
@@ -120,47 +120,47 @@ def _summarized(folder: Path) -> bool:
 
 def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     items = prepared.scored()
-    strays = set(run.done) - {item.id for item in items}
+    strays = set(run.done) - {id for item in items for id in item.record_ids()}
     if strays:
         raise RunError(f"{run.path}: item {min(strays)} does not belong to this run; delete it.")
-    return [item for item in items if item.id not in run.done]
+    return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
 def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
-    owner: dict[str, tuple[_Open, Prompt]] = {}
-    requests: list[Request] = []
+    call = Call()
     for one in some:
         begun = time.perf_counter()
         one.run.check_numerics(backend.describe().get("dtype"))
-        one.prompts = render(one.prepared, one.left, backend)
-        _say_fitting(one.prepared, one.prompts, watch)
-        letters = backend.audit([prompt.request() for prompt in one.prompts[:1]])
+        prompts = render(one.prepared, one.left, backend, _given(one))
+        _say_fitting(one.prepared, prompts, watch)
+        letters = backend.audit(
+            [p.request() for p in prompts if p.continuations and not p.after][:1]
+        )
         one.run.update({"engine": backend.describe(), "letters": letters})
-        for prompt in one.prompts:
-            request = prompt.request()
-            if request.id in owner:  # the same item under another protocol or with other shots
-                request = replace(request, id=f"{one.prepared.folder}: {request.id}")
-            owner[request.id] = (one, prompt)
-            requests.append(request)
-        watch.start(one.name, len(one.run.done) + len(one.left), len(one.run.done))
+        call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
+        asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
+        watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
         one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
-        one.tokens = {"total": 0, "computed": 0}
-        one.missing = len(one.prompts)
+        one.tokens = {"total": 0, "computed": 0, "written": 0}
+        one.missing = len(prompts)
     last = time.perf_counter()
     try:
-        for reply in backend.ask(requests):
-            one, prompt = owner[reply.id]
-            record = judge(prompt, reply, one.prepared.template.match)
-            one.run.append(record)
-            watch.step(one.name, record)
-            one.tokens["total"] += reply.num_tokens
-            one.tokens["computed"] += reply.new_tokens
+        for answer in call.answers(backend):
+            one = some[answer.task]
+            for record in answer.records:
+                if record.id not in one.run.done:
+                    one.run.append(record)
+                    watch.step(one.name, record)
+            one.tokens["total"] += answer.reply.num_tokens
+            one.tokens["computed"] += answer.reply.new_tokens
+            one.tokens["written"] += answer.reply.written
             # what passes between two replies is the second one's
             now = time.perf_counter()
             one.seconds["scoring"] += now - last
             last = now
-            one.missing -= 1
-            if not one.missing:  # what stops a later task must not leave this one unfinished
+            one.missing -= bool(answer.records)
+            if answer.records and not one.missing:
+                # what stops a later task must not leave this one unfinished
                 _close(one, backend)
                 summed = summary(one.prepared, model, one.run)
                 write_json(one.run.path / "summary.json", summed)
@@ -170,6 +170,25 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
             if one.missing:
                 _close(one, backend)
             one.run.update({"engine": backend.describe()})  # all tasks of the call included
+
+
+def _given(one: _Open) -> dict[str, list[str]]:
+    """For sub-questions that follow answered ones: what the model answered to these."""
+    out: dict[str, list[str]] = {}
+    left = {item.id for item in one.left}
+    for item in one.left:
+        stem = item.id.rpartition("#")[0]
+        before = [f"{stem}#{k}" for k in range(item.part - 1)]
+        if not before or before[-1] in left:
+            continue
+        lost = [id for id in before if id not in one.run.done]
+        if lost:
+            raise RunError(
+                f"{one.run.path}: there is no record of {lost[0]}, which was asked before "
+                f"{item.id}; remove the lines of all its sub-questions to have them scored again."
+            )
+        out[item.id] = [*("".join(one.run.done[id].prediction) for id in before)]
+    return out
 
 
 def _close(one: _Open, backend: Backend) -> None:
@@ -218,9 +237,9 @@ def describe_not_scored(not_scored: dict[str, dict[str, int]]) -> str:
 
 def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
     """The content of summary.json, from the records alone and the prepared task."""
-    items = prepared.scored()
-    expected = Counter(item.subject for item in items)
-    ordered = [run.done[item.id] for item in items if item.id in run.done]
+    ids = [(id, item) for item in prepared.scored() for id in item.record_ids()]
+    expected = Counter(item.subject for _, item in ids)
+    ordered = [run.done[id] for id, _ in ids if id in run.done]
     found = metrics.summarize(prepared.task, ordered, expected)
     chosen = prepared.about()
     return {
@@ -233,7 +252,7 @@ def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
         "chat": prepared.chat,
         "same_shots": list(prepared.planned_for),
         "protocol_sha256": prepared.fingerprint,
-        "complete": len(ordered) == len(items),
+        "complete": len(ordered) == len(ids),
         **found,
         "subjects_chosen": chosen["subjects"],
         "subjects_scored": len(expected),

@@ -63,11 +63,12 @@ class Request:
     `template_tokens` is true when the context came out of a chat template, which writes the
     special tokens itself, so that none may be added. With `max_new_tokens` the model writes on
     after the context, greedily, until it ends by itself, one of `stop` appears (and is cut off) or
-    so many tokens are written. `after` names another request of the same call: what was answered to
-    it (the likeliest continuation, or the text that was written) follows that one's context, and
-    `context` follows the answer. `read_as` is ColossalEval's rule: each continuation is read as the
-    last token of each of these texts with it, whatever stands in the context, and the likeliest of
-    those counts (colossal_eval/models/huggingface.py@4f9953be, _get_choices_indices).
+    so many tokens are written. `after` names another request of the same call: its context,
+    `joint`, what was answered to it (the likeliest continuation, or the text that was written) and
+    `context` are then put one behind the other. `read_as` is ColossalEval's rule: each continuation
+    is read as the last token of each of these texts with it, whatever stands in the context, and
+    the likeliest of those counts (colossal_eval/models/huggingface.py@4f9953be,
+    _get_choices_indices).
     """
 
     id: str
@@ -77,6 +78,7 @@ class Request:
     max_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     after: str = ""
+    joint: str = ""
     read_as: tuple[str, ...] = ()
 
 
@@ -104,6 +106,7 @@ class Reply:
     text: str | None = None
     finished: bool = True
     written: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ceval_suite.answer import record as judge
+from ceval_suite.answer import Judge
+from ceval_suite.asking import Call
 from ceval_suite.backends import open_backend
 from ceval_suite.backends.base import Say
 from ceval_suite.fitting import render
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
 from ceval_suite.records import RunFolder
-from ceval_suite.schema import Estimate
+from ceval_suite.schema import Estimate, Item
 from ceval_suite.stats import wilson
 
 SEED = 20261122
@@ -33,18 +34,23 @@ def check_again(
     say("verifying by the plain path in float32")
     backend = open_backend(plain, say)
     for prepared, run in runs:
-        done = [item for item in prepared.scored() if item.id in run.done]
+        # a sub-question depends on the answers before it, so that it is asked after those given
+        done = [item for item in prepared.scored() if item.record_ids()[0] in run.done]
         draw = random.Random(SEED)  # noqa: S311 - a sample, not a secret
         chosen = draw.sample(done, min(count, len(done)))
-        prompts = {prompt.item.id: prompt for prompt in render(prepared, chosen, backend)}
+        given = {item.id: _before(item, run) for item in chosen if item.part > 1}
+        call = Call()
+        judge = Judge(prepared.task, prepared.template)
+        call.add(judge, render(prepared, chosen, backend, given), prepared.folder)
         flips: list[str] = []
         worst = 0.0
-        for reply in backend.ask([prompt.request() for prompt in prompts.values()]):
-            again = judge(prompts[reply.id], reply, prepared.template.match)
-            before = run.done[reply.id]
-            worst = max(worst, *(abs(again.logprobs[k] - v) for k, v in before.logprobs.items()))
-            if again.prediction != before.prediction:
-                flips.append(reply.id)
+        for answer in call.answers(backend):
+            for again in answer.records:
+                before = run.done[again.id]
+                off = (abs(again.logprobs[k] - v) for k, v in before.logprobs.items())
+                worst = max(worst, *off, 0.0)
+                if again.prediction != before.prediction:
+                    flips.append(again.id)
         if not chosen:
             continue
         rate = wilson(len(flips), len(chosen))
@@ -54,6 +60,11 @@ def check_again(
             f"path in float32 ({_percent(rate.value)}, 95 % interval {_percent(rate.low)} to "
             f"{_percent(rate.high)}), largest difference of a log-probability {worst:.2g}"
         )
+
+
+def _before(item: Item, run: RunFolder) -> list[str]:
+    stem = item.id.rpartition("#")[0]
+    return ["".join(run.done[f"{stem}#{k}"].prediction) for k in range(item.part - 1)]
 
 
 def _about(rate: Estimate, flips: list[str], worst: float) -> dict[str, Any]:

@@ -40,6 +40,17 @@ class Engine:
         with self.lock, torch.inference_mode():
             return self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
+    def write(self, ids: list[int], most: int, stop: list[str]) -> tuple[str, str, int]:
+        """The likeliest token again and again: the text, why it ended and its tokens."""
+        made: list[int] = []
+        while len(made) < most:
+            made.append(int(self.logprobs([*ids, *made])[-1].argmax()))
+            text = self.tokenizer.decode(made, skip_special_tokens=True)
+            found = [text.index(one) for one in stop if one in text]
+            if found or made[-1] == self.tokenizer.eos_token_id:
+                return text[: min(found)] if found else text, "stop", len(made)
+        return self.tokenizer.decode(made, skip_special_tokens=True), "length", len(made)
+
 
 class Served:
     """What a server was asked, and how it is to answer."""
@@ -75,6 +86,9 @@ class Served:
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         ids = self.engine.ids(body["prompt"])
+        if "logprobs" not in body:
+            text, reason, usage = self._written(ids, body)
+            return {"choices": [{"text": text, "finish_reason": reason}], "usage": usage}
         table = self.engine.logprobs(ids)
         top = min(body["logprobs"], self.most)
         given = self._lists(table[-1], top) if self.lists else self._older(body, ids, table, top)
@@ -87,9 +101,20 @@ class Served:
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["messages"][0]["role"] == "user"
         ids = self.engine.ids(f"<s>U: {body['messages'][0]['content']}\nA:")
+        if "logprobs" not in body:
+            text, reason, counts = self._written(ids, body)
+            message = {"role": "assistant", "content": text}
+            return {"choices": [{"message": message, "finish_reason": reason}], "usage": counts}
         given = self._lists(self.engine.logprobs(ids)[-1], min(body["top_logprobs"], self.most))
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
         return {"choices": [{"message": {}, "logprobs": given}], "usage": usage}
+
+    def _written(self, ids: list[int], body: dict[str, Any]) -> tuple[str, str, dict[str, int]]:
+        assert body["temperature"] == 0
+        stop = body.get("stop", [])
+        assert 0 < len(stop) <= 4 or "stop" not in body
+        text, reason, made = self.engine.write(ids, body["max_tokens"], stop)
+        return text, reason, {"prompt_tokens": len(ids), "completion_tokens": made}
 
     def _top(self, row: Any, top: int) -> list[tuple[int, float]]:
         values, ids = row.topk(min(top, len(row)))

@@ -25,7 +25,8 @@ catalog
 files exams
 data fetch
 prompt
-answer records
+extract equivalence
+protocol answer records
 stats
 methods
 metrics
@@ -40,8 +41,12 @@ backends.placement
 backends.tiles
 backends.layout
 backends.native
+backends.steps backends.sizes
+backends.rounds backends.writing
 backends.tokens backends.attention backends.head
+backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire
+backends.queries
 backends.adapter_files backends.own_code
 backends.sources backends.checkpoint
 backends.rewriting
@@ -58,11 +63,14 @@ backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
-backends.seq2seq backends.validity
+backends.rounds backends.seq2seq backends.validity backends.drafts
+backends.decoding
+backends.composing
 backends.hf backends.proof
+backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-fitting bits
+asking fitting bits
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit

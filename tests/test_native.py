@@ -75,11 +75,11 @@ def test_it_computes_softmax_attention_of_every_packed_token(
         value = torch.randn(1, size, key_heads, value_width).to(dtype).transpose(1, 2)
         layout = Layout(some, store, torch.device("cpu"))
         depths.add(layout.depth)
-        call = Call(query * 3, key, value, store.kept.get(0), layout, None)
+        call = Call(query * 3, key, value, store.kept.get(0), None, layout=layout)
         found = native.attend(call)
         wide = [x.float() for x in (call.query, key, value)]
         kept = None if call.kept is None else tuple(x.float() for x in call.kept)
-        exact = attention.tiled(Call(*wide, kept, layout, None))  # type: ignore[arg-type]
+        exact = attention.tiled(Call(*wide, kept, None, layout=layout))  # type: ignore[arg-type]
         assert found.dtype == dtype
         within = 3e-5 if dtype == torch.float32 else 0.03
         torch.testing.assert_close(found.float(), exact, atol=within, rtol=within)
@@ -95,7 +95,8 @@ def test_far_scores_neither_overflow_nor_vanish() -> None:
     torch.manual_seed(0)
     size = len(some.tokens)
     query, key, value = (torch.randn(1, 2, size, 16) for _ in range(3))
-    call = Call(query * 300, key, value, None, Layout(some, Store(1), torch.device("cpu")), None)
+    layout = Layout(some, Store(1), torch.device("cpu"))
+    call = Call(query * 300, key, value, None, None, layout=layout)
     torch.testing.assert_close(native.attend(call), attention.tiled(call), atol=1e-4, rtol=1e-4)
 
 

@@ -21,7 +21,8 @@ from ceval_suite.catalog import load_task, load_template
 from ceval_suite.errors import ConfigError, PromptError
 from ceval_suite.files import find_files
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt, Renderer, fingerprint
+from ceval_suite.prompt import Prompt, Renderer
+from ceval_suite.protocol import fingerprint
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
 
@@ -685,5 +686,5 @@ def test_every_protocol_of_every_benchmark_has_a_fingerprint_of_its_own(real_dat
         for task in FIVE
         for protocol in catalog.load_prompts(task)
     ]
-    assert len(set(found)) == len(found) == 14
+    assert len(set(found)) == len(found) == 25
     assert all(len(f) == 64 and int(f, 16) for f in found)

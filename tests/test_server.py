@@ -338,12 +338,14 @@ def test_a_lying_server_is_refused_before_the_first_item(
     assert all(not path.read_bytes() for path in tmp_path.rglob("records.jsonl"))
 
 
-def test_what_the_server_says_of_log_probabilities_is_passed_on(engine: Engine) -> None:
+def test_what_the_server_says_of_log_probabilities_is_passed_on(
+    engine: Engine, asked: list[Request]
+) -> None:
     def behave(_n: int, _path: str, _body: dict[str, Any]) -> Any:
         return 500, {}, {"error": {"message": "logprobs is not supported unless logits_all=True"}}
 
     with serving(engine, behave=behave) as served, pytest.raises(ModelError) as found:
-        open_backend(spec(served))
+        list(open_backend(spec(served)).ask(asked))
     assert "logits_all=True" in one_sentence(found.value)
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from ceval_suite.backends import open_backend
 from ceval_suite.backends.hf import HFBackend
+from ceval_suite.backends.stepwise import Prompt, gather, plan, portions
 from ceval_suite.backends.tokens import Encoded, Encoder
-from ceval_suite.backends.vllm import Prompt, gather, lora_rank, plan, portions
+from ceval_suite.backends.vllm import lora_rank
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
 from ceval_suite.schema import Reply, Request

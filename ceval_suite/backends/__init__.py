@@ -20,7 +20,7 @@ BACKENDS = {
 }
 
 IDENTITIES = {
-    "server": "ceval_suite.backends.server:identity",
+    "server": "ceval_suite.backends.proof:identity",
     "lm_eval": "ceval_suite.backends.lm_eval:identity",
 }
 """Who says which model answers, where that is not the files alone."""
@@ -30,7 +30,7 @@ EXTRAS = {"vllm": "ceval-suite[vllm]"}
 
 
 def open_backend(spec: ModelSpec, say: Say = lambda _: None) -> Backend:
-    """Load a model and return the backend that scores with it.
+    """Load a model and return the backend that asks it.
 
     Raises:
         ModelError: unknown backend, missing package, or a checkpoint that cannot be loaded.

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from ceval_suite.backends import native, products
-from ceval_suite.backends.layout import Call, Layout
+from ceval_suite.backends.layout import Asked, Call, Layout
+from ceval_suite.backends.steps import Step
 
 NAME = "ceval_packed"
 
@@ -53,16 +54,16 @@ class NotPacked(Exception):
     """This model asks for an attention that packing does not compute; take the plain path."""
 
 
-_current: list[Layout] = []
+_current: list[Layout | Step] = []
 
 
 class using:
     """`with using(layout): model(...)` lays out the forward pass as `layout` says."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout | Step) -> None:
         self.layout = layout
 
-    def __enter__(self) -> Layout:
+    def __enter__(self) -> Layout | Step:
         _current.append(self.layout)
         return self.layout
 
@@ -95,14 +96,17 @@ def packed_attention(
     if query.shape[0] != 1 or query.shape[2] != layout.size:
         raise NotPacked("the model reshapes the batch before attention")
     layer = int(module.layer_idx)
-    if layout.pack.keep:
+    window = options.get("sliding_window")
+    cap, sinks = options.get("softcap"), options.get("s_aux")
+    if isinstance(layout, Layout):
         layout.store.add(layer, key, value, layout.pack)
     kept = layout.store.kept.get(layer)
-    window = options.get("sliding_window")
     if window is not None and layout.reach <= window:
         window = None
-    cap, sinks = options.get("softcap"), options.get("s_aux")
-    call = Call(query, key, value, kept, layout, scaling, window, cap, sinks)
+    if isinstance(layout, Step):
+        asked = Asked(query, key, value, kept, scaling, window, cap, sinks)
+        return layout.attend(layer, asked), None
+    call = Call(query, key, value, kept, scaling, window, cap, sinks, layout=layout)
     if window is not None or cap is not None or sinks is not None:
         return tiled(call), None
     ways = _ways(query.device.type, query.dtype, query.shape[1], key.shape[1], query.shape[-1])

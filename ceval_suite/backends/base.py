@@ -13,7 +13,7 @@ Say = Callable[[str], None]
 
 @runtime_checkable
 class Backend(Protocol):
-    """Something that scores continuations.
+    """Something that scores continuations and writes texts.
 
     Replies may come in any order and as soon as they are ready: sorting, batching, servers and
     workers stay invisible to the caller.
@@ -21,7 +21,7 @@ class Backend(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Tokens the model reads at most, the letter included."""
+        """Tokens the model reads at most, the letter or what is written included."""
         ...
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
@@ -40,7 +40,13 @@ class Backend(Protocol):
         ...
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Score every request once."""
+        """Answer every request once: score its continuations, write on after it, or both.
+
+        A request with continuations gets their log-probabilities; one with `max_new_tokens` gets
+        what the model writes, greedily. A request that follows another one (`after`) is asked when
+        that one is answered, its context behind that one's context and answer. What cannot be
+        answered here is refused before anything is computed.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ never by a list of names.
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,16 +16,23 @@ import torch
 
 from ceval_suite.backends import attention, placement, products
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.batching import CUT, Pack, Read, Row, Score, halve, pack, trie
+from ceval_suite.backends.batching import (
+    CUT,
+    Node,
+    Pack,
+    Read,
+    Row,
+    Score,
+    Tokens,
+    halve,
+    pack,
+    trie,
+)
 from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
 from ceval_suite.backends.layout import Layout, Store
+from ceval_suite.backends.sizes import Sizes
+from ceval_suite.backends.steps import Step
 from ceval_suite.errors import ModelError
-
-SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
-"""Tokens of a pack that are tried on a kind of device; the fastest is kept."""
-
-TRIALS = 2
-"""Full packs of each size that are timed."""
 
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
@@ -145,17 +151,70 @@ class Forward:
         """Score rows together; sets `new` of each row."""
         if not rows:
             return
-        self._use(attention.NAME)
-        if self.model.config._attn_implementation != attention.NAME:
-            raise attention.NotPacked("the model's attention is its own and cannot be replaced")
+        self.use_packed()
         waiting = Waiting(self._head, self._post_processing()) if self._head else None
         collect = waiting is not None and waiting.post is not None
         most = self._width if not collect and any(len(r.reads) > SMALLEST for r in rows) else None
         nodes = trie(rows, min(self.sizes.longest, most or self.sizes.longest))
         store = Store(max(len(row.tokens) for row in rows))
+        for some, result in self.passes(nodes, store, collect=collect, most=most, cut=cut):
+            if waiting is None or waiting.post is None:
+                yield from _scores(some.reads, result) if some.reads else ()
+            else:
+                place = {at: row for row, at in enumerate(sorted(set(some.at)))}
+                yield from waiting.add(some.reads, [place[at] for at in some.at], result)
+        if waiting is not None:
+            yield from waiting.flush()
+
+    def use_packed(self) -> None:
+        """Have the model attend as packed passes need it.
+
+        Raises:
+            NotPacked: it has an attention of its own.
+        """
+        self._use(attention.NAME)
+        if self.model.config._attn_implementation != attention.NAME:
+            raise attention.NotPacked("the model's attention is its own and cannot be replaced")
+
+    def step(self, step: Step, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits [A, V] after one more token of each of A rows."""
+        ids = torch.tensor(tokens, device=self.device)[None]
+        inputs = {"position_ids": step.positions[None], "attention_mask": None}
+        with attention.using(step), self._linears.fast():
+            logits = self._logits(ids, range(len(tokens)), **inputs)
+        self.computed += len(tokens)
+        return logits
+
+    def plainly(self, tokens: Tokens, at: Sequence[int]) -> torch.Tensor:
+        """Logits [len(at), V] at places of one row, by the model's own attention."""
+        self._use(self._plain)
+        ids = torch.as_tensor(tokens, dtype=torch.long, device=self.device)[None]
+        return self._logits(ids, at)
+
+    def bytes_kept(self) -> int:
+        """Bytes that the keys and values of one token take."""
+        if not self._kept_bytes:
+            self._learn_kept_bytes()
+        return self._kept_bytes
+
+    def passes(
+        self,
+        nodes: list[Node],
+        store: Store,
+        *,
+        collect: bool = False,
+        most: int | None = None,
+        cut: int = CUT,
+    ) -> Iterator[tuple[Pack, torch.Tensor]]:
+        """Run the nodes of a trie pass by pass, in smaller ones where memory runs out.
+
+        Yields each pass with the hidden states at its distinct places read, in order, if these are
+        collected; else with the logits [reads, V] of its reads, or one row of them without reads.
+        """
         first = 0
         while first < len(nodes):
             some = pack(nodes, first, min(self.sizes.now, most or self.sizes.now), cut)
+            store.expect(nodes, some)
             result = self._try(some, store, collect)
             if result is None:
                 size = len(some.tokens)
@@ -175,13 +234,7 @@ class Forward:
             first = some.last
             self._kept_bytes = max(self._kept_bytes, store.bytes_per_token)
             self.computed += len(some.tokens)
-            if waiting is None or waiting.post is None:
-                yield from _scores(some.reads, result) if some.reads else ()
-            else:
-                place = {at: row for row, at in enumerate(sorted(set(some.at)))}
-                yield from waiting.add(some.reads, [place[at] for at in some.at], result)
-        if waiting is not None:
-            yield from waiting.flush()
+            yield some, result
 
     def fit(self, longest: int) -> None:
         """Make packs small enough for `memory`, beside weights and `longest` kept tokens.
@@ -193,14 +246,12 @@ class Forward:
         """
         if self.memory is None:
             return
-        if not self._kept_bytes:
-            self._learn_kept_bytes()
         head = self._head.inner if self._head else None
         linears = [m for m in self.model.modules() if isinstance(m, torch.nn.Linear)]
         widest = max((m.out_features for m in linears if m is not head), default=0)
         token = 4 * (6 * widest + 16 * int(self.model.get_input_embeddings().weight.shape[1]))
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        kept = longest * self._kept_bytes
+        kept = longest * self.bytes_kept()
         room = (self.memory - weights - kept) // token
         if room < SMALLEST:
             raise ModelError(
@@ -274,43 +325,6 @@ class Forward:
             )
             self._use(implementation)
         return self._post
-
-
-class Sizes:
-    """How many tokens go into a pack: measured while real packs run, then kept."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        sizes = SIZES.get(device, SIZES["cpu"])
-        self.now = self.longest = sizes[0]
-        self._trials = [size for size in sizes for _ in range(TRIALS)]
-        self._rates: dict[int, list[float]] = {}
-
-    def fix(self, size: int) -> None:
-        """Never anything but `size` from now on."""
-        self._trials = []
-        self.now = self.longest = size
-
-    def cap(self, size: int) -> None:
-        """Never more than `size` from now on."""
-        self._trials = [trial for trial in self._trials if trial <= size]
-        self.now, self.longest = min(self.now, size), min(self.longest, size)
-
-    @contextmanager
-    def timing(self, some: Pack) -> Generator[None, None, None]:
-        """Time a pack, and move on to the next size when enough were timed."""
-        begun = time.perf_counter()
-        yield
-        if self._trials and torch.cuda.is_available():
-            torch.cuda.synchronize()  # a GPU's work is only queued by now
-        size = len(some.tokens)
-        if not self._trials or size < 0.75 * self.now:
-            return
-        self._rates.setdefault(self.now, []).append(size / (time.perf_counter() - begun))
-        self._trials.pop(0)
-        if self._trials:
-            self.now = self._trials[0]
-        else:
-            self.now = max(self._rates, key=lambda s: max(self._rates[s]))
 
 
 def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:

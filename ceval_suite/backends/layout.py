@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ceval_suite.backends.batching import Pack
+from ceval_suite.backends.batching import Node, Pack
 from ceval_suite.backends.tiles import Tile, tiles
 
 KV = tuple[torch.Tensor, torch.Tensor]
@@ -30,6 +31,9 @@ class Store:
     fresh: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = field(
         default_factory=dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]]
     )
+
+    def expect(self, nodes: Sequence[Node], some: Pack) -> None:
+        """The next pass is `some` of the trie `nodes`; of use to those that keep more than this."""
 
     def add(self, layer: int, key: torch.Tensor, value: torch.Tensor, pack: Pack) -> None:
         """Note the keys and values [1, Hk, T, D] of a pass that later ones need."""
@@ -116,15 +120,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Call:
-    """One layer's attention: query [1, H, T, D], key and value [1, Hk, T, D] of packed tokens."""
+class Asked:
+    """One layer's attention: query [1, H, T, D], key and value [1, Hk, T, D] of T tokens."""
 
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
     kept: KV | None
-    layout: Layout
     scaling: float | None
     window: int | None = None
     cap: float | None = None
     sinks: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Call(Asked):
+    """The attention of packed tokens."""
+
+    layout: Layout = field(kw_only=True)

@@ -1,4 +1,4 @@
-"""Any model class of lm-evaluation-harness, by its name: what it scores, we record."""
+"""Any model class of lm-evaluation-harness, by name: what it scores and writes, we record."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ceval_suite.backends import rounds, writing
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.sources import identity as of_files
 from ceval_suite.backends.sources import resolve
@@ -19,6 +20,9 @@ from ceval_suite.secrecy import clean, is_secret, secrets, shown, without
 
 CHUNK = 64
 """Requests a call: a class answers only when all of a call are done."""
+
+STOPS = 3
+"""Stop strings for classes that ask a server, which takes four: the end token's is added."""
 
 UNKNOWN_LENGTH = 2**31
 """For classes that do not say how much they read, or have no tokenizer to count with."""
@@ -52,7 +56,7 @@ def _files(spec: ModelSpec) -> Path | None:
 
 
 class LmEvalBackend:
-    """Scores through `loglikelihood` of an lm-eval LM."""
+    """Scores through `loglikelihood` of an lm-eval LM, and writes through `generate_until`."""
 
     def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
         """Make the LM.
@@ -167,27 +171,28 @@ class LmEvalBackend:
         }
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Score every request once, in their order."""
-        for start in range(0, len(requests), CHUNK):
-            yield from self._ask(requests[start : start + CHUNK])
+        """Answer every request once, in their order, round by round where some follow others."""
+        writing.check_asked(requests)
+        writing.refuse_readings(requests, "lm-eval")
+        yield from rounds.asked(self._round, requests)
 
-    def _ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        counts = [self._fits(request) for request in requests]
-        made = [
-            self._instance(
-                request_type="loglikelihood", doc={}, arguments=(request.context, c), idx=k
-            )
-            for request in requests
-            for k, c in enumerate(request.continuations)
-        ]
-        try:
-            found = iter(self.lm.loglikelihood(made, disable_tqdm=True))
-        except Exception as error:  # as when it is made: a server that is gone, memory that is full
-            raise ModelError(
-                f"{requests[0].id}: lm-eval's '{self.options.lm}' cannot score it "
-                f"({self._said(error)}); finished records are kept."
-            ) from error
-        for request, number in zip(requests, counts, strict=True):
+    def _round(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        for start in range(0, len(requests), CHUNK):
+            chunk = requests[start : start + CHUNK]
+            scored = iter(self._score([r for r in chunk if r.continuations]))
+            written = iter(self._write([r for r in chunk if r.max_new_tokens]))
+            for request in chunk:
+                yield writing.joined(
+                    next(scored) if request.continuations else None,
+                    next(written) if request.max_new_tokens else None,
+                )
+
+    def _score(self, requests: Sequence[Request]) -> list[Reply]:
+        counted = [self._fits(request) for request in requests]
+        pairs = [(request.context, c) for request in requests for c in request.continuations]
+        found = iter(self._through("loglikelihood", requests, pairs))
+        out: list[Reply] = []
+        for request, (number, lengths) in zip(requests, counted, strict=True):
             logprobs = tuple(float(next(found)[0]) for _ in request.continuations)
             if not all(map(math.isfinite, logprobs)):
                 raise ModelError(
@@ -195,14 +200,81 @@ class LmEvalBackend:
                     "not finite; the checkpoint is broken or its dtype too narrow."
                 )
             mass = math.fsum(map(math.exp, logprobs))
-            yield Reply(id=request.id, logprobs=logprobs, num_tokens=number, choice_mass=mass)
+            out.append(
+                Reply(
+                    id=request.id,
+                    logprobs=logprobs,
+                    num_tokens=number,
+                    choice_mass=mass,
+                    lengths=lengths,
+                )
+            )
+        return out
 
-    def _fits(self, request: Request) -> int:
-        """Tokens of the context; these classes cut what is too long from the left, unseen."""
-        if not request.context or not request.continuations:
-            raise PromptError(f"{request.id}: an empty context, or nothing to score after it.")
+    def _write(self, requests: Sequence[Request]) -> list[Reply]:
+        """Texts by greedy `generate_until`; how many tokens each has is counted afterwards."""
+        lengths = [0] * len(requests)
+        if self._tokenizes:
+            lengths = self.count_tokens([request.context for request in requests])
+        for request, number in zip(requests, lengths, strict=True):
+            if not request.context:
+                raise PromptError(f"{request.id}: an empty context.")
+            writing.check_room(request, number, self.max_length)
+        # of the checkpoint's own settings for writing, a penalty is what would not be greedy
+        local = self.options.lm in FROM_FILES
+        neutral = {"repetition_penalty": 1.0} if local else {}
+        pairs = [
+            (
+                request.context,
+                {
+                    "until": [one for one in request.stop if one][: None if local else STOPS],
+                    "max_gen_toks": request.max_new_tokens,
+                    "do_sample": False,
+                    **neutral,
+                },
+            )
+            for request in requests
+        ]
+        texts = [str(text or "") for text in self._through("generate_until", requests, pairs)]
+        made = [0] * len(texts)
+        if self._tokenizes:
+            made = [len(self.lm.tok_encode(text, add_special_tokens=False)) for text in texts]
+        return [
+            writing.reply(
+                request,
+                text,
+                ended=number < request.max_new_tokens,
+                written=number,
+                tokens=length,
+            )
+            for request, text, number, length in zip(requests, texts, made, lengths, strict=True)
+        ]
+
+    def _through(self, verb: str, requests: Sequence[Request], pairs: Sequence[Any]) -> list[Any]:
+        """What the class answers to the arguments of each of its own requests."""
+        does = "score" if verb == "loglikelihood" else "answer"
+        made = [
+            self._instance(request_type=verb, doc={}, arguments=pair, idx=k)
+            for k, pair in enumerate(pairs)
+        ]
+        try:
+            return list(getattr(self.lm, verb)(made, disable_tqdm=True)) if made else []
+        except Exception as error:  # as when it is made: a server that is gone, memory that is full
+            raise ModelError(
+                f"{requests[0].id}: lm-eval's '{self.options.lm}' cannot {does} it "
+                f"({self._said(error)}); finished records are kept."
+            ) from error
+
+    def _fits(self, request: Request) -> tuple[int, tuple[int, ...]]:
+        """Tokens of the context and, where the class says so, of each continuation.
+
+        These classes cut what is too long from the left, unseen.
+        """
+        if not request.context:
+            raise PromptError(f"{request.id}: an empty context.")
         if not self._tokenizes:
-            return 0
+            return 0, ()
+        lengths: tuple[int, ...] = ()
         if hasattr(self.lm, "_encode_pair"):
             pairs = [self.lm._encode_pair(request.context, c) for c in request.continuations]
             if not all(tail for _, tail in pairs):
@@ -211,7 +283,7 @@ class LmEvalBackend:
                     "it; use backend hf, which scores from the last common border."
                 )
             longest = max(len(head) + len(tail) for head, tail in pairs)
-            number = len(pairs[0][0])
+            number, lengths = len(pairs[0][0]), tuple(len(tail) for _, tail in pairs)
         else:
             (number,) = self.count_tokens([request.context])
             longest = number + 1
@@ -219,7 +291,7 @@ class LmEvalBackend:
             raise PromptError(
                 f"{request.id}: {longest} tokens where the model reads {self.max_length}."
             )
-        return number
+        return number, lengths
 
 
 def _hide(hidden: list[str]) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ceval_suite.backends import wire
 from ceval_suite.backends.base import Say
+from ceval_suite.backends.sources import tokenizer_fingerprint
 from ceval_suite.backends.tokens import Encoder
 from ceval_suite.backends.transport import Refused, Transport
 from ceval_suite.errors import ModelError, unknown
+from ceval_suite.model_spec import ModelSpec
 
 PROMPT = "1,2,3,4,5,6,7,"
 OTHER = "The capital of France is"
@@ -33,9 +36,16 @@ CANNOT = frozenset({400, 422, 500})
 COUNTERS = ("/tokenize", "/extras/tokenize/count")
 
 
+STABLE = ("id", "root", "parent", "owned_by")
+"""What a server says of a model that does not change from start to start."""
+
+
 @dataclass
 class Proved:
-    """What a server was seen to support: `top` tokens come back where `asked` are asked for."""
+    """What a server was seen to support: `top` tokens come back where `asked` are asked for.
+
+    `lacking` says, where there are no log-probabilities, that nothing can be scored.
+    """
 
     top: int = 0
     asked: int = 0
@@ -44,6 +54,7 @@ class Proved:
     count_path: str | None = None
     overhead: int = 0
     refusal: str = ""
+    lacking: str = ""
     max_length: int | None = None
 
 
@@ -73,6 +84,31 @@ def served(transport: Transport, name: str) -> dict[str, Any]:
     if by_name and name not in by_name:
         raise ModelError(f"{transport.url} serves no such model: {unknown('name', name, by_name)}")
     return by_name.get(name, {})
+
+
+def identity(spec: ModelSpec) -> dict[str, Any]:
+    """Which model answers: server, name and what the server says of it.
+
+    Raises:
+        ModelError: no such server, or it does not serve this model.
+    """
+    transport = Transport(spec)
+    entry = served(transport, spec.path)
+    meta: Any = entry.get("meta")
+    about = {key: entry[key] for key in STABLE if entry.get(key) is not None}
+    if isinstance(meta, dict):
+        about["meta"] = {k: v for k, v in sorted(meta.items()) if k != "n_ctx"}
+    where = Path(spec.tokenizer).expanduser() if spec.tokenizer else None
+    found = None if where is None else f"hub:{spec.tokenizer}"
+    return {
+        "backend": "server",
+        "url": transport.url,
+        "server_model": spec.path,
+        "served": about,
+        "options": {k: getattr(spec.backend_options(), k) for k in ("api", "top_logprobs")},
+        "tokenizer_sha256": tokenizer_fingerprint(where) if where and where.exists() else found,
+        "max_length": spec.max_length,
+    }
 
 
 def next_token(transport: Transport, model: str, prompt: Any, top: int, ids: bool) -> Any:
@@ -113,10 +149,10 @@ def count(transport: Transport, path: str | None, model: str, numbered: tuple[in
 def prove(
     transport: Transport, model: str, entry: dict[str, Any], encoder: Encoder | None, say: Say
 ) -> Proved:
-    """Find out what the server supports, by asking.
+    """Find out what the server supports, by asking. One without log-probabilities can still write.
 
     Raises:
-        ModelError: no log-probabilities, or numbers that cannot be any.
+        ModelError: numbers that cannot be log-probabilities.
     """
     proved = Proved()
     try:
@@ -127,15 +163,13 @@ def prove(
         if not chat:
             proved.echo = _echoes(transport, model)
         if first is None and not proved.echo:
-            raise wire.NotProved("no log-probabilities" + proved.refusal)
-        _sensible(transport, model, proved, first)
+            proved.lacking = _unscored(transport, model, "no log-probabilities" + proved.refusal)
+        else:
+            _sensible(transport, model, proved, first)
         if not chat and entry.get("parent"):
             _adapted(transport, model, str(entry["parent"]), proved, first)
     except wire.NotProved as error:
-        raise ModelError(
-            f"{transport.url}: model '{model}' cannot be scored, because the server answers with "
-            f"{error}; start it with log-probabilities, or load the weights with backend hf."
-        ) from error
+        raise ModelError(_unscored(transport, model, str(error))) from error
     _lengths(transport, model, entry, proved)
     counted = wire.usage(reply, "prompt_tokens")
     if chat and counted and (encoder is not None or proved.count_path):
@@ -148,11 +182,19 @@ def prove(
     return proved
 
 
+def _unscored(transport: Transport, model: str, why: str) -> str:
+    return (
+        f"{transport.url}: model '{model}' cannot be scored, because the server answers with "
+        f"{why}; start it with log-probabilities, or load the weights with backend hf."
+    )
+
+
 def _most(
     transport: Transport, model: str, proved: Proved, say: Say
 ) -> tuple[list[wire.Candidate] | None, Any]:
     """As many next tokens as the server returns, up to what is asked for."""
     asked = transport.options.top_logprobs
+    reply: Any = {}
     for top in dict.fromkeys([asked, *(n for n in (20, 10, 5) if n < asked)]):
         try:
             reply = next_token(transport, model, PROMPT, top, proved.ids)
@@ -165,7 +207,7 @@ def _most(
         except wire.NotProved as error:
             if str(error) != "no log-probabilities":
                 raise
-            return None, {}
+            return None, reply
         proved.top, proved.asked = min(top, len(found)), top
         if proved.top < min(asked, 20) or top < asked:
             say(f"the server returns {proved.top} log-probabilities where {asked} were asked for")
@@ -184,6 +226,8 @@ def _takes_ids(transport: Transport, model: str, encoder: Encoder) -> bool:
         if error.status not in CANNOT:
             raise
         return False
+    except wire.NotProved:
+        return False  # what is wrong with its log-probabilities is said elsewhere
     if pairs[0].text != pairs[1].text or abs(pairs[0].logprob - pairs[1].logprob) > 0.1:
         raise ModelError(
             f"{transport.url}: model '{model}' reads the token ids of the tokenizer that is given "

@@ -2,7 +2,8 @@
 
 As lm-eval does it: the encoder reads the context with its closing token, the decoder starts from
 its start token, and a continuation is tokenised by itself. One request at a time; the context is
-encoded once for all its continuations.
+encoded once for all its continuations. What is written comes from transformers' own `generate`,
+several requests at a time.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import placement
-from ceval_suite.backends.batching import Read, Score
+from ceval_suite.backends import placement, writing
+from ceval_suite.backends.batching import Read, Score, Tokens
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
+from ceval_suite.schema import Reply, Request
+
+TOGETHER = 16
+"""Requests that are written on at once."""
 
 
 def scores(model: Any, encoded: Sequence[Encoded]) -> Iterator[Score]:
@@ -35,6 +40,83 @@ def scores(model: Any, encoded: Sequence[Encoded]) -> Iterator[Score]:
             found = zip(tail, raw.tolist(), logprobs.tolist(), strict=True)
             for position, (token, logit, logprob) in enumerate(found):
                 yield Score(Read(position, token, (index, choice)), logit, logprob)
+
+
+def texts(
+    model: Any, tokenizer: Any, heads: Sequence[Tokens], requests: Sequence[Request]
+) -> Iterator[Reply]:
+    """What the decoder writes after each context, greedily, in the order of their lengths.
+
+    `heads` are the contexts' tokens with the closing one (`Encoder.heads`). A checkpoint's own
+    settings for writing (beams, penalties, forced tokens) are left out but for its end tokens.
+    """
+    order = sorted(range(len(requests)), key=lambda k: (requests[k].max_new_tokens, len(heads[k])))
+    for first in range(0, len(order), TOGETHER):
+        some = order[first : first + TOGETHER]
+        yield from _written(model, tokenizer, [heads[k] for k in some], [requests[k] for k in some])
+
+
+def _written(
+    model: Any, tokenizer: Any, heads: Sequence[Tokens], requests: Sequence[Request]
+) -> Iterator[Reply]:
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    device = placement.input_device(model)
+    ends = _ends(model, tokenizer)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    pad = ends[0] if pad is None else pad
+    ids = torch.full((len(heads), max(map(len, heads))), pad, device=device)
+    mask = torch.zeros_like(ids)
+    for row, head in enumerate(heads):
+        ids[row, : len(head)] = torch.as_tensor(head, device=device)
+        mask[row, : len(head)] = 1
+    most = max(request.max_new_tokens for request in requests)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=most,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        decoder_start_token_id=_start(model),
+    )
+    with writing.settings(model, config):
+        stops = StoppingCriteriaList([_Stops(tokenizer, requests)])
+        out = model.generate(ids, attention_mask=mask, stopping_criteria=stops)
+    for request, head, row in zip(requests, heads, out[:, 1:].tolist(), strict=True):
+        made = row[: request.max_new_tokens]
+        end = next((k for k, token in enumerate(made) if token in ends), None)
+        made = made if end is None else made[: end + 1]
+        text = tokenizer.decode(made, skip_special_tokens=True)
+        written, tokens = len(made), len(head)
+        yield writing.reply(
+            request, text, ended=end is not None, written=written, tokens=tokens, new=tokens
+        )
+
+
+class _Stops:
+    """Ends a row when its text holds one of its stop strings, or it is as long as it may be."""
+
+    def __init__(self, tokenizer: Any, requests: Sequence[Request]) -> None:
+        self._tokenizer = tokenizer
+        self._requests = requests
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        found: list[bool] = []
+        for request, row in zip(self._requests, input_ids[:, 1:].tolist(), strict=True):
+            done = len(row) >= request.max_new_tokens
+            if not done and request.stop:
+                text = self._tokenizer.decode(row, skip_special_tokens=True)
+                done = writing.cut(text, request.stop)[1]
+            found.append(done)
+        return torch.tensor(found, device=input_ids.device)
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the checkpoint's for writing, else its configuration's."""
+    for config in (getattr(model, "generation_config", None), model.config, tokenizer):
+        found = getattr(config, "eos_token_id", None)
+        if found is not None:
+            return [int(one) for one in (found if isinstance(found, list) else [found])]
+    raise ModelError("config.json names no eos_token_id; add the one it was trained with.")
 
 
 def _start(model: Any) -> int:

@@ -4,7 +4,7 @@ A prompt's continuations are looked up among the likeliest next tokens (one requ
 is not among them, or is longer than a token, is scored from an echoed prompt (one request a
 continuation) where the server echoes log-probabilities. Where it does not, a label that was not
 returned gets the most that it can have and is named in the record (`bounded`), and an item none of
-whose labels was returned stays unanswered.
+whose labels was returned stays unanswered. A server without log-probabilities can still write.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ceval_suite.backends import proof, tokenizers, wire
+from ceval_suite.backends import proof, queries, rounds, tokenizers, wire, writing
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.sources import tokenizer_fingerprint
-from ceval_suite.backends.tokens import Encoded, Encoder
+from ceval_suite.backends.queries import Query
+from ceval_suite.backends.tokens import Encoder
 from ceval_suite.backends.transport import Refused, Transport, each
+from ceval_suite.backends.writer import Writer
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
@@ -31,59 +32,15 @@ UNKNOWN_LENGTH = 2**31
 APART = 0.25
 """Two ways of asking for the same log-probability may differ by this much (narrow dtypes)."""
 
-STABLE = ("id", "root", "parent", "owned_by")
-"""What a server says of a model that does not change from start to start."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """A request as it is sent: text or token ids, and what to look up."""
-
-    request: Request
-    encoded: Encoded | None
-    wanted: tuple[wire.Wanted, ...]
-
-    @property
-    def single(self) -> bool:
-        """Whether every continuation is one token; without a tokenizer, one character."""
-        if self.encoded is not None:
-            return self.encoded.single
-        return all(len(c.strip()) == 1 for c in self.request.continuations)
-
-
-def identity(spec: ModelSpec) -> dict[str, Any]:
-    """Which model answers: server, name and what the server says of it.
-
-    Raises:
-        ModelError: no such server, or it does not serve this model.
-    """
-    transport = Transport(spec)
-    served = proof.served(transport, spec.path)
-    meta: Any = served.get("meta")
-    about = {key: served[key] for key in STABLE if served.get(key) is not None}
-    if isinstance(meta, dict):
-        about["meta"] = {k: v for k, v in sorted(meta.items()) if k != "n_ctx"}
-    where = Path(spec.tokenizer).expanduser() if spec.tokenizer else None
-    found = None if where is None else f"hub:{spec.tokenizer}"
-    return {
-        "backend": "server",
-        "url": transport.url,
-        "server_model": spec.path,
-        "served": about,
-        "options": {k: getattr(spec.backend_options(), k) for k in ("api", "top_logprobs")},
-        "tokenizer_sha256": tokenizer_fingerprint(where) if where and where.exists() else found,
-        "max_length": spec.max_length,
-    }
-
 
 class ServerBackend:
     """Asks a server; its tokenizer is the server's own unless the spec names one."""
 
     def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
-        """Prove that the server answers with log-probabilities.
+        """Find out whether the server answers with log-probabilities that make sense.
 
         Raises:
-            ModelError: it does not, or not for this model.
+            ModelError: they make none, or it does not serve this model.
         """
         self.spec = spec
         self.say = say
@@ -102,6 +59,7 @@ class ServerBackend:
         self._counts: Counter[str] = Counter()
         self._systems: set[str] = set()
         self._compared = False
+        self.writer = Writer(self.transport, spec.path)
 
     def _length(self) -> int:
         found = self.spec.max_length or self.proved.max_length
@@ -158,21 +116,22 @@ class ServerBackend:
 
     def audit(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         """How each continuation is looked up: by its token where a tokenizer is given, or text."""
-        asks = self._plan(requests)
-        if self.encoder is not None and not self.chat:
-            encoded = [ask.encoded for ask in asks if ask.encoded is not None]
-            return tokenizers.audit(self.tokenizer, encoded, requests)
+        plan = [query for query in self._plan(requests) if query.request.continuations]
+        encoded = [query.encoded for query in plan if query.encoded is not None]
+        if encoded:
+            read = [replace(query.request, continuations=query.texts) for query in plan]
+            return tokenizers.audit(self.tokenizer, encoded, read)
         return [
             {
-                "id": ask.request.id,
-                "one_token": ask.single,
-                "context_tail": ask.request.context[-40:],
+                "id": query.request.id,
+                "one_token": query.single,
+                "context_tail": query.request.context[-40:],
                 "continuations": {
                     wanted.text: {"text": wanted.text.strip() if wanted.loose else wanted.text}
-                    for wanted in ask.wanted
+                    for wanted in query.wanted
                 },
             }
-            for ask in asks
+            for query in plan
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -186,73 +145,96 @@ class ServerBackend:
             "api": self.options.api,
             "max_length": None if self.max_length == UNKNOWN_LENGTH else self.max_length,
             "path": {"attention": "server", "top_logprobs": self.proved.top}
-            | {"echo": self.proved.echo, "token_ids": self.proved.ids},
-            "items": {k: counts.get(k, 0) for k in ("next", "echo", "bounded", "unanswered")},
+            | {"echo": self.proved.echo, "token_ids": self.proved.ids}
+            | ({} if self.writer.greedy is None else {"greedy": self.writer.greedy}),
+            "items": {k: counts.pop(k, 0) for k in ("next", "echo", "bounded", "unanswered")}
+            | counts,
             "systems": sorted(self._systems),
         }
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Score all requests, several at a time, as the server answers."""
-        asks = self._plan(requests)
-        for ask in asks:
-            self._possible(ask)
-        if asks and not self._compared:
-            self._compare(asks[0])
-        yield from each(self._score, asks, self.options.concurrency)
+        """Answer all requests, several at a time, as the server answers."""
+        if any(request.after for request in requests):
+            self._possible(rounds.rehearsed(requests))
+        yield from rounds.asked(self._round, requests)
 
-    def _plan(self, requests: Sequence[Request]) -> list[_Ask]:
+    def _round(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        plan = self._possible(requests)
+        scored = [query for query in plan if query.request.continuations]
+        if scored and not self._compared:
+            self._compare(scored[0])
+        if any(request.max_new_tokens for request in requests):
+            self.writer.prove(self.say)
+        yield from each(self._answer, plan, self.options.concurrency)
+
+    def _answer(self, query: Query) -> Reply:
+        try:
+            scored = self._score(query) if query.request.continuations else None
+            return writing.joined(
+                scored, self._write(query) if query.request.max_new_tokens else None
+            )
+        except wire.NotProved as error:
+            raise ModelError(
+                f"{query.request.id}: {self.transport.url} answered with {error}; finished records "
+                "are kept."
+            ) from error
+        except Refused as error:
+            raise ModelError(f"{query.request.id}: {error}") from error
+
+    def _plan(self, requests: Sequence[Request]) -> list[Query]:
+        writing.check_asked(requests)
         if any(request.template_tokens != self.chat for request in requests) and self.chat:
             raise ModelError(
                 f"{self.spec.path}: options.api: chat puts every prompt into the server's chat "
                 "template; give --chat, so that the run says so."
             )
-        encoded: Sequence[Encoded | None] = [None] * len(requests)
-        if self.encoder is not None and not self.chat:
-            encoded = self.encoder.encode(requests)
-            self.encoder.forget()
-        return [self._one(request, one) for request, one in zip(requests, encoded, strict=True)]
+        if self.chat or not self.proved.ids:
+            who = "this server" if self.encoder else "a server without tokenizer: DIR in its entry"
+            writing.refuse_readings(requests, who)
+        encoder = None if self.chat else self.encoder
+        return queries.plan(requests, encoder, self.tokenizer, chat=self.chat)
 
-    def _one(self, request: Request, one: Encoded | None) -> _Ask:
-        wanted = tuple(wire.Wanted(c, loose=self.chat) for c in request.continuations)
-        if one is not None and one.single:
-            tokens = [tail[0] for tail in one.tails]
-            texts = [str(self.tokenizer.decode([token])) for token in tokens]
-            pairs = zip(texts, tokens, strict=True)
-            wanted = tuple(wire.Wanted(text, token) for text, token in pairs)
-        if not request.continuations or len({w.text for w in wanted}) < len(wanted):
-            raise PromptError(f"{request.id}: no continuations, or two that read the same.")
-        return _Ask(request, one, wanted)
+    def _possible(self, requests: Sequence[Request]) -> list[Query]:
+        """Requests as they are sent, if the server can answer them at all."""
+        plan = self._plan(requests)
+        for query in plan:
+            if query.ids is not None:
+                writing.check_room(query.request, len(query.ids), self.max_length)
+            if query.request.continuations:
+                self._scorable(query)
+        return plan
 
-    def _possible(self, ask: _Ask) -> None:
-        """Whether the server can score this at all, before anything is asked."""
-        if ask.encoded is not None:
-            longest = len(ask.encoded.head) + max(len(tail) for tail in ask.encoded.tails)
+    def _scorable(self, query: Query) -> None:
+        if self.proved.lacking:
+            raise ModelError(self.proved.lacking)
+        if query.encoded is not None:
+            longest = len(query.encoded.head) + max(len(tail) for tail in query.encoded.tails)
             if longest > self.max_length:
                 raise PromptError(
-                    f"{ask.request.id}: {longest} tokens where the model reads {self.max_length}."
+                    f"{query.request.id}: {longest} tokens where the model reads {self.max_length}."
                 )
         if self.proved.echo:
             return
-        if not ask.single:
+        if not query.single:
             raise ModelError(
                 f"{self.spec.path}: continuations of several tokens need log-probabilities of the "
                 "prompt (echo), which this server does not give; choose a protocol that scores "
                 "letters, or load the weights with backend hf."
             )
-        if self.proved.top < len(ask.wanted):
+        if self.proved.top < len(query.wanted):
             raise ModelError(
                 f"{self.spec.path}: the server returns {self.proved.top} log-probabilities where "
-                f"{len(ask.wanted)} letters are compared ({ask.request.id}); allow it more, or "
+                f"{len(query.wanted)} letters are compared ({query.request.id}); allow it more, or "
                 "load the weights with backend hf."
             )
 
-    def _compare(self, ask: _Ask) -> None:
+    def _compare(self, query: Query) -> None:
         """The first item, asked both ways: the same text must be the same token."""
         self._compared = True
-        if not (self.proved.echo and self.proved.top and ask.single):
+        if not (self.proved.echo and self.proved.top and query.single):
             return
-        values = wire.look_up(self._candidates(ask)[0], ask.wanted)
-        exact = self._echoed(ask)[0]
+        values = wire.look_up(self._candidates(query)[0], query.wanted)
+        exact = self._echoed(query)[0]
         apart = [abs(v - e) for v, e in zip(values, exact, strict=True) if v is not None]
         if any(difference > APART for difference in apart):
             self.proved.top = 0
@@ -261,80 +243,97 @@ class ServerBackend:
                 "letter is scored from an echoed prompt"
             )
 
-    def _score(self, ask: _Ask) -> Reply:
-        try:
-            if ask.single and self.proved.top:
-                found, reply = self._candidates(ask)
-                values = wire.look_up(found, ask.wanted)
-                whole = tuple(value for value in values if value is not None)
-                if len(whole) == len(values):
-                    return self._reply(ask, "next", whole, [reply])
-                if not self.proved.echo:
-                    kind = "bounded" if whole else "unanswered"
-                    logprobs = wire.bounded(found, values) if whole else ()
-                    return self._reply(ask, kind, logprobs, [reply], values)
-            exact, replies, length = self._echoed(ask)
-            return self._reply(ask, "echo", exact, replies, beyond=length)
-        except wire.NotProved as error:
-            raise ModelError(
-                f"{ask.request.id}: {self.transport.url} answered with {error}; finished records "
-                "are kept."
-            ) from error
-        except Refused as error:
-            raise ModelError(f"{ask.request.id}: {error}") from error
+    def _score(self, query: Query) -> Reply:
+        if query.single and self.proved.top:
+            found, reply = self._candidates(query)
+            values = wire.look_up(found, query.wanted)
+            whole = tuple(value for value in values if value is not None)
+            if len(whole) == len(values):
+                return self._reply(query, "next", whole, [reply])
+            if not self.proved.echo:
+                kind = "bounded" if whole else "unanswered"
+                logprobs = wire.bounded(found, values) if whole else ()
+                return self._reply(query, kind, logprobs, [reply], values)
+        exact, replies, lengths = self._echoed(query)
+        return self._reply(query, "echo", exact, replies, lengths=lengths)
 
-    def _candidates(self, ask: _Ask) -> tuple[list[wire.Candidate], Any]:
+    def _write(self, query: Query) -> Reply:
+        request = query.request
+        prompt: Any = request.context.rstrip("\n") if self.chat else request.context
+        ours = 0
+        if query.ids is not None and self.proved.ids:
+            prompt, ours = query.ids.tolist(), len(query.ids)
+        most = request.max_new_tokens
+        reply = self.writer.ask(prompt, most, request.stop)
+        text, ended = wire.written(reply, most)
+        asked, new = self._counted(query, "written", [reply], ours)
+        made = wire.usage(reply, "completion_tokens") or 0
+        return writing.reply(
+            request, text, ended=ended, written=made, tokens=ours or asked, new=new
+        )
+
+    def _candidates(self, query: Query) -> tuple[list[wire.Candidate], Any]:
         if self.chat:
-            prompt: Any = ask.request.context.rstrip("\n")
+            prompt: Any = query.request.context.rstrip("\n")
         else:
-            prompt = self._prompt(ask, ())
+            prompt = self._prompt(query, ())
         reply = proof.next_token(
             self.transport, self.spec.path, prompt, self.proved.asked, self.proved.ids
         )
         return wire.candidates(reply), reply
 
-    def _prompt(self, ask: _Ask, tail: Sequence[int], text: str = "") -> Any:
-        if ask.encoded is None or not self.proved.ids:
-            return ask.request.context + text
-        return [*map(int, ask.encoded.head), *tail]
+    def _prompt(self, query: Query, tail: Sequence[int], text: str = "") -> Any:
+        if query.encoded is None or not self.proved.ids:
+            return query.request.context + text
+        return [*map(int, query.encoded.head), *tail]
 
-    def _echoed(self, ask: _Ask) -> tuple[tuple[float, ...], list[Any], int]:
-        ids = ask.encoded is not None and self.proved.ids
-        tails = ask.encoded.tails if ask.encoded else [()] * len(ask.request.continuations)
-        pairs = zip(tails, ask.request.continuations, strict=True)
-        prompts = [self._prompt(ask, tail, text) for tail, text in pairs]
+    def _echoed(self, query: Query) -> tuple[tuple[float, ...], list[Any], tuple[int, ...]]:
+        ids = query.encoded is not None and self.proved.ids
+        tails = query.encoded.tails if query.encoded else [()] * len(query.texts)
+        pairs = zip(tails, query.texts, strict=True)
+        prompts = [self._prompt(query, tail, text) for tail, text in pairs]
         replies = [proof.echo(self.transport, self.spec.path, prompt) for prompt in prompts]
-        lengths = [len(tail) for tail in tails] if ids else None
-        scored, length = wire.echoed(replies, ask.request.continuations, lengths)
-        return scored, replies, length
+        known = [len(tail) for tail in tails] if ids else None
+        scored, lengths = wire.echoed(replies, query.texts, known)
+        return scored, replies, lengths
 
     def _reply(
         self,
-        ask: _Ask,
+        query: Query,
         kind: str,
         logprobs: tuple[float, ...],
         replies: Sequence[Any],
         seen: Sequence[float | None] | None = None,
-        beyond: int = 0,
+        lengths: tuple[int, ...] = (),
     ) -> Reply:
+        ours = len(query.encoded.head) if query.encoded and self.proved.ids else 0
+        asked, new = self._counted(query, kind, replies, ours)
+        found = logprobs if seen is None else seen
+        reply = Reply(
+            id=query.request.id,
+            logprobs=logprobs,
+            num_tokens=ours or max(0, asked - (lengths[0] if lengths else 0)),
+            choice_mass=proof.mass([v for v in found if v is not None]),
+            new_tokens=new,
+            bounded=tuple(k for k, v in enumerate(found) if v is None) if logprobs else (),
+            lengths=lengths or (1,) * len(logprobs),
+        )
+        return writing.as_read(query.request, reply)
+
+    def _counted(
+        self, query: Query, kind: str, replies: Sequence[Any], ours: int
+    ) -> tuple[int, int]:
+        """Tokens that the server read of the first prompt, and that it computed of all."""
         asked = [wire.usage(reply, "prompt_tokens") or 0 for reply in replies]
         cached = [wire.usage(r, "prompt_tokens_details.cached_tokens") or 0 for r in replies]
-        systems = {str(r["system_fingerprint"]) for r in replies if r.get("system_fingerprint")}
-        ours = len(ask.encoded.head) if ask.encoded and self.proved.ids else 0
-        found = logprobs if seen is None else seen
         if asked[0] and asked[0] < ours:
             raise ModelError(
-                f"{ask.request.id}: the server read {asked[0]} tokens of a prompt of {ours}: it "
+                f"{query.request.id}: the server read {asked[0]} tokens of a prompt of {ours}: it "
                 "cuts prompts; set max_length to what it reads."
             )
         with self._lock:
             self._counts[kind] += 1
-            self._systems |= systems
-        return Reply(
-            id=ask.request.id,
-            logprobs=logprobs,
-            num_tokens=ours or max(0, asked[0] - beyond),
-            choice_mass=proof.mass([v for v in found if v is not None]),
-            new_tokens=sum(asked) - sum(cached),
-            bounded=tuple(k for k, v in enumerate(found) if v is None) if logprobs else (),
-        )
+            self._systems |= {
+                str(r["system_fingerprint"]) for r in replies if r.get("system_fingerprint")
+            }
+        return asked[0], sum(asked) - sum(cached)

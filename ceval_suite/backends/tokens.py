@@ -127,25 +127,39 @@ class Encoder:
             PromptError: an empty context or continuation, none at all, or two continuations that
                 look the same to this tokenizer.
         """
+        contexts = self.heads(requests)
+        if self.apart:
+            return [self._pair(r, context) for r, context in zip(requests, contexts, strict=True)]
+        joined = self._joined(requests, contexts)
+        return [
+            self._as_read(request, context) if request.read_as else _cut(request, context, full)
+            for request, context, full in zip(requests, contexts, joined, strict=True)
+        ]
+
+    def heads(self, requests: Sequence[Request]) -> list[Tokens]:
+        """Token ids of each request's context; with its closing token where that goes apart."""
         contexts: list[Tokens] = [np.empty(0, np.int32)] * len(requests)
         for template_tokens in (False, True):
             of = [i for i, r in enumerate(requests) if r.template_tokens == template_tokens]
             texts = [requests[i].context for i in of]
             ids = self.contexts(texts, template_tokens=template_tokens)
             for i, found in zip(of, ids, strict=True):
-                contexts[i] = found
-        if self.apart:
-            return [self._pair(r, context) for r, context in zip(requests, contexts, strict=True)]
-        joined = self._joined(requests, contexts)
-        return [
-            _cut(request, context, full)
-            for request, context, full in zip(requests, contexts, joined, strict=True)
-        ]
+                contexts[i] = np.concatenate([found, self._end]) if self.apart else found
+        return contexts
+
+    def _as_read(self, request: Request, context: Tokens) -> Encoded:
+        """Each continuation as the last token of every text that it is read after, one by one."""
+        texts = [text + c for c in request.continuations for text in request.read_as]
+        tails = tuple((int(ids[-1]),) for ids in self.ids(texts, special=False))
+        whole = {tails[k :: len(request.read_as)] for k in range(len(request.read_as))}
+        for column in whole:
+            _sound(request, Encoded(context, column))
+        return Encoded(context, tails)
 
     def _pair(self, request: Request, context: Tokens) -> Encoded:
         continuations = self.ids(request.continuations, special=False)
         tails = tuple(tuple(map(int, tail)) for tail in continuations)
-        return _sound(request, Encoded(np.concatenate([context, self._end]), tails))
+        return _sound(request, Encoded(context, tails))
 
     def _joined(
         self, requests: Sequence[Request], contexts: Sequence[Tokens]

@@ -1,8 +1,7 @@
-"""vLLM in this process: one generated token a prompt, with the wanted tokens' log-probabilities.
+"""vLLM in this process: texts, or one token a prompt with the wanted tokens' log-probabilities.
 
 Log-probabilities of a prompt's own tokens would keep vLLM from using its prefix cache, so that
-every shot would be computed again for every item. A continuation of several tokens is therefore
-asked for as several prompts, each one token longer.
+every shot would be computed again for every item; `stepwise` says what is asked for instead.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceval_suite.backends import own_code, tokenizers
+from ceval_suite.backends import own_code, rounds, tokenizers, writing
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.sources import identity, resolve
-from ceval_suite.backends.tokens import Encoded, Encoder
+from ceval_suite.backends.stepwise import Prompt, gather, plan, portions
+from ceval_suite.backends.tokens import Encoder
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
@@ -32,76 +31,6 @@ NAMED = 128
 PROBE = "1,2,3,4,5,6,7,"
 CLOSE = 0.05
 """Two ways of asking for one log-probability may differ by this much (narrow dtypes)."""
-
-Slot = tuple[int, int]
-"""(request, continuation)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids, and for each token wanted next the slots that its log-probability belongs to."""
-
-    ids: tuple[int, ...]
-    wanted: Mapping[int, tuple[Slot, ...]]
-
-
-def plan(encoded: Sequence[Encoded]) -> list[Prompt]:
-    """Requests as prompts of one generated token each; equal prompts are asked once.
-
-    Sorted, so that prompts with a common head follow each other in the engine's cache.
-    """
-    found: dict[tuple[int, ...], dict[int, list[Slot]]] = {}
-    for index, one in enumerate(encoded):
-        head = tuple(map(int, one.head))
-        for choice, tail in enumerate(one.tails):
-            for k, token in enumerate(tail):
-                wanted = found.setdefault(head + tail[:k], {})
-                wanted.setdefault(token, []).append((index, choice))
-    return [
-        Prompt(ids, {token: tuple(slots) for token, slots in wanted.items()})
-        for ids, wanted in sorted(found.items())
-    ]
-
-
-def portions(prompts: Sequence[Prompt], size: int) -> list[tuple[int, list[int]]]:
-    """Wanted tokens in requests of at most `size`: which prompt, and what is wanted after it."""
-    out: list[tuple[int, list[int]]] = []
-    for index, prompt in enumerate(prompts):
-        every = list(prompt.wanted)
-        out += [(index, every[at : at + size]) for at in range(0, len(every), size)]
-    return out
-
-
-def gather(
-    requests: Sequence[Request],
-    encoded: Sequence[Encoded],
-    prompts: Sequence[Prompt],
-    answers: Sequence[Mapping[int, float]],
-) -> list[Reply]:
-    """Replies from the log-probability of each wanted token of each prompt.
-
-    Raises:
-        ModelError: one is missing or no finite number.
-    """
-    sums: dict[Slot, list[float]] = {}
-    for prompt, answer in zip(prompts, answers, strict=True):
-        for token, slots in prompt.wanted.items():
-            value = answer.get(token)
-            if value is None or not math.isfinite(value) or value > 1e-3:
-                raise ModelError(
-                    f"{requests[slots[0][0]].id}: vLLM gives {value} as the log-probability of "
-                    f"token {token}; the checkpoint is broken or its dtype too narrow."
-                )
-            for slot in slots:
-                sums.setdefault(slot, []).append(min(value, 0.0))
-    out: list[Reply] = []
-    for index, (request, one) in enumerate(zip(requests, encoded, strict=True)):
-        logprobs = tuple(math.fsum(sums[index, c]) for c in range(len(one.tails)))
-        mass = math.fsum(map(math.exp, logprobs))
-        out.append(
-            Reply(id=request.id, logprobs=logprobs, num_tokens=len(one.head), choice_mass=mass)
-        )
-    return out
 
 
 def lora_rank(folder: Path) -> int:
@@ -124,7 +53,7 @@ def lora_rank(folder: Path) -> int:
 
 
 class VllmBackend:
-    """Scores with vLLM on the devices it finds."""
+    """Scores and writes with vLLM on the devices it finds."""
 
     def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
         """Load tokenizer and weights, and prove log-probabilities and adapter.
@@ -283,20 +212,64 @@ class VllmBackend:
         }
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Score every request once."""
+        """Answer every request once, a thousand or so at a time."""
+        writing.check_asked(requests)
+        yield from rounds.asked(self._round, requests)
+
+    def _round(self, requests: Sequence[Request]) -> Iterator[Reply]:
         ordered = sorted(requests, key=lambda request: request.context)
         for start in range(0, len(ordered), CHUNK):
             chunk = ordered[start : start + CHUNK]
-            encoded = self.encoder.encode(chunk)
-            self.encoder.forget()
-            for request, one in zip(chunk, encoded, strict=True):
-                longest = len(one.head) + max(len(tail) for tail in one.tails)
-                if longest > self.max_length:
-                    raise PromptError(
-                        f"{request.id}: {longest} tokens where the model reads {self.max_length}."
-                    )
-            prompts = plan(encoded)
-            yield from gather(chunk, encoded, prompts, self._answers(prompts))
+            scored = iter(self._score([r for r in chunk if r.continuations]))
+            written = iter(self._write([r for r in chunk if r.max_new_tokens]))
+            for request in chunk:
+                yield writing.joined(
+                    next(scored) if request.continuations else None,
+                    next(written) if request.max_new_tokens else None,
+                )
+
+    def _score(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the requests' order."""
+        encoded = self.encoder.encode(requests)
+        self.encoder.forget()
+        for request, one in zip(requests, encoded, strict=True):
+            longest = len(one.head) + max(len(tail) for tail in one.tails)
+            if longest > self.max_length:
+                raise PromptError(
+                    f"{request.id}: {longest} tokens where the model reads {self.max_length}."
+                )
+        prompts = plan(encoded)
+        return gather(requests, encoded, prompts, self._answers(prompts))
+
+    def _write(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the requests' order; the likeliest token at each place."""
+        if not requests:
+            return []
+        heads = self.encoder.heads(requests)
+        self.encoder.forget()
+        for request, ids in zip(requests, heads, strict=True):
+            writing.check_room(request, len(ids), self.max_length)
+        params = [
+            self.vllm.SamplingParams(
+                max_tokens=request.max_new_tokens,
+                temperature=0.0,
+                stop=[one for one in request.stop if one],
+            )
+            for request in requests
+        ]
+        prompts = [{"prompt_token_ids": ids.tolist()} for ids in heads]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False, lora_request=self.lora)
+        found = [output.outputs[0] for output in outputs]
+        return [
+            writing.reply(
+                request,
+                str(one.text),
+                ended=one.finish_reason != "length",
+                written=len(one.token_ids),
+                tokens=len(ids),
+            )
+            for request, ids, one in zip(requests, heads, found, strict=True)
+        ]
 
 
 def _named(tokens: Sequence[int]) -> dict[str, Any]:

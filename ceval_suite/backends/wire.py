@@ -77,6 +77,27 @@ def usage(reply: Any, key: str) -> int | None:
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
+def written(reply: Any, most: int) -> tuple[str, bool]:
+    """What a server wrote, and whether it ended by itself and not because `most` were written.
+
+    Raises:
+        NotProved: no text.
+    """
+    found = choice(reply)
+    message: Any = found.get("message")
+    text: Any = found.get("text")
+    if isinstance(message, dict) and "content" in message:
+        # null where a model is still thinking, or wrote nothing
+        text = message["content"] or ""
+    if not isinstance(text, str):
+        raise NotProved("no text")
+    reason = found.get("finish_reason")
+    if reason is None:
+        made = usage(reply, "completion_tokens")
+        return text, made is None or made < most
+    return text, reason != "length"
+
+
 def candidates(reply: Any) -> list[Candidate]:
     """The likeliest tokens after the prompt, likeliest first.
 
@@ -216,10 +237,10 @@ def _common(rows: Sequence[tuple[list[str], list[Any]]]) -> int:
 
 def echoed(
     replies: Sequence[Any], continuations: Sequence[str], lengths: Sequence[int] | None = None
-) -> tuple[tuple[float, ...], int]:
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Summed log-probability of each continuation, from prompts echoed with it at their end.
 
-    Also how many tokens of the first prompt were scored.
+    Also the number of tokens that each sum is over.
 
     `lengths` are the continuations' numbers of tokens, where known; else their text is looked for
     from the end. As with any other backend, all are scored from their last common border.
@@ -242,4 +263,4 @@ def echoed(
         if not scored:
             raise NotProved("no log-probabilities of the prompt")
         out.append(sum(sound(value) for value in scored))
-    return tuple(out), len(rows[0][1]) - begin
+    return tuple(out), tuple(len(values) - begin for _, values in rows)

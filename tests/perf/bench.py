@@ -253,7 +253,7 @@ def ablation(
     """What each idea brings: the engine with one of them taken away."""
     import torch
 
-    from ceval_suite.backends import attention, batching, forward, head, products
+    from ceval_suite.backends import attention, batching, forward, head, products, sizes
 
     prompts = prompts_of("mmlu", data, subjects.split(","), limit)
     backend = opened(model, dtype)
@@ -261,7 +261,7 @@ def ablation(
     runner = backend.forward
 
     def packed(size: int = 1024) -> float:
-        runner.sizes = forward.Sizes()
+        runner.sizes = sizes.Sizes()
         runner.sizes.fix(size)
         return timed(backend, prompts)[1]
 

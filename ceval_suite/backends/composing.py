@@ -1,0 +1,177 @@
+"""Requests to write, and chains of letters, as rows of the decoder; and replies from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ceval_suite.backends import drafts as plan
+from ceval_suite.backends import writing
+from ceval_suite.backends.batching import Read, Row, Tokens
+from ceval_suite.backends.decoding import Decoder, one_by_one
+from ceval_suite.backends.drafts import Chain, Draft, Pen, Writing
+from ceval_suite.backends.forward import Forward
+from ceval_suite.backends.tokens import Encoder
+from ceval_suite.schema import Reply, Request
+
+Packs = Callable[[Sequence[Row]], bool]
+"""Whether rows may be packed."""
+
+Score = Callable[[Sequence[Request]], Iterator[Reply]]
+"""Replies to the continuations of requests."""
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens with which a model says that it has finished.
+
+    Those of generation_config.json, which chat models extend by the end of a turn; else the
+    configuration's or the tokenizer's own.
+    """
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        found = getattr(holder, "eos_token_id", None)
+        if found is not None:
+            return [int(token) for token in (found if isinstance(found, list) else [found])]
+    return []
+
+
+class Composer:
+    """Writes, and follows chains, with one model."""
+
+    def __init__(self, model: Any, tokenizer: Any, forward: Forward, encoder: Encoder) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.pen = Pen(tokenizer, end_tokens(model, tokenizer))
+        self.decoder = Decoder(forward)
+        self.way = ""
+        pad = getattr(tokenizer, "pad_token_id", None)
+        self._pad = int(pad) if pad is not None else next(iter(sorted(self.pen.ends)), 0)
+
+    def write(
+        self, requests: Sequence[Request], limit: int, packs: Packs, score: Score
+    ) -> Iterator[Reply]:
+        """Replies with texts, as they come to their end.
+
+        `score` gives the replies to continuations that cannot be read off the same pass.
+
+        Raises:
+            PromptError: a context that leaves no room for what is to be written.
+        """
+        owners: dict[int, list[Request]] = {}
+        some: dict[Any, Writing] = {}
+        apart: list[Request] = []
+        for request, (tokens, wanted) in zip(requests, self._encoded(requests), strict=True):
+            writing.check_room(request, len(tokens), limit)
+            key = (tokens.tobytes(), request.max_new_tokens, request.stop, wanted)
+            if key not in some:
+                some[key] = Writing(self.pen, tokens, request.max_new_tokens, request.stop, wanted)
+            owners.setdefault(id(some[key]), []).append(request)
+            if request.continuations and not wanted:
+                apart.append(request)
+        drafts = list(some.values())
+        packed = self._packed(drafts, packs)
+        if not packed:
+            apart = [request for request in requests if request.continuations]
+        scored = {reply.id: reply for reply in score(only_scored(apart))}
+        new = plan.fresh(drafts)
+        with torch.inference_mode():
+            written = (
+                self.decoder.write(drafts) if packed else one_by_one(self.model, drafts, self._pad)
+            )
+            for draft in written:
+                for number, request in enumerate(owners[id(draft)]):
+                    computed = 0 if number else new[id(draft)] + len(draft.ids)
+                    reply = _scored(request, draft.scores, len(draft.tokens), computed)
+                    other = scored.get(request.id)
+                    if other is not None:
+                        reply = replace(other, new_tokens=other.new_tokens + computed)
+                    yield replace(
+                        reply,
+                        text=draft.text,
+                        finished=draft.finished,
+                        written=len(draft.ids),
+                    )
+
+    def follow(
+        self, chains: Sequence[list[Request]], limit: int, packs: Packs, left: list[Request]
+    ) -> Iterator[Reply]:
+        """Replies to chains of letters, each chain one row; those of a chain in their order.
+
+        What cannot be asked so is added to `left`: where letters take several tokens, or what
+        joins on changes the tokens before it.
+        """
+        some: list[Chain] = []
+        for chain in chains:
+            draft = Chain.of(chain, self._one)
+            if draft is None or len(draft.tokens) + draft.most > limit:
+                left += chain
+            else:
+                some.append(draft)
+        if some and not self._packed(some, packs):
+            left += [request for draft in some for request in draft.requests]
+            some = []
+        new = plan.fresh(some)
+        with torch.inference_mode():
+            for draft in self.decoder.write(some) if some else ():
+                before = len(draft.tokens) - new[id(draft)]
+                for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
+                    reply = _scored(request, scores, tokens, tokens - before)
+                    before = tokens
+                    yield reply
+                rest = draft.requests[len(draft.answers) :]
+                if rest:
+                    # the first of them goes on from what is answered
+                    left += [replace(rest[0], context=draft.context, after="", joint="")]
+                    left += rest[1:]
+        self.encoder.forget()
+
+    def _one(self, request: Request) -> tuple[Tokens, tuple[int, ...]] | None:
+        """Context tokens and one token for each continuation; None where there are more."""
+        (context,) = self.encoder.heads([request])
+        (one,) = self.encoder.encode([request])
+        if not one.single or len(one.head) != len(context):
+            return None
+        return context, tuple(tail[0] for tail in one.tails)
+
+    def _encoded(self, requests: Sequence[Request]) -> list[tuple[Tokens, tuple[int, ...]]]:
+        """Context tokens, and the tokens of continuations that are read right after them."""
+        contexts = self.encoder.heads(requests)
+        both = [k for k, r in enumerate(requests) if r.continuations and not r.read_as]
+        wanted: list[tuple[int, ...]] = [()] * len(requests)
+        for k, one in zip(both, self.encoder.encode([requests[k] for k in both]), strict=True):
+            if one.single and len(one.head) == len(contexts[k]):
+                wanted[k] = tuple(tail[0] for tail in one.tails)
+        self.encoder.forget()
+        return list(zip(contexts, wanted, strict=True))
+
+    def _packed(self, some: Sequence[Draft], packs: Packs) -> bool:
+        rows = [Row(d.tokens, [Read(len(d.tokens) - 1, 0, (k, 0))]) for k, d in enumerate(some)]
+        if not packs(rows):
+            self.way = "one row at a time"
+            return False
+        if not self.way:
+            wrong = self.decoder.check(some, self.pen.endless())
+            self.way = f"one row at a time: {wrong}" if wrong else "packed"
+        return self.way == "packed"
+
+
+def _scored(
+    request: Request, scores: Sequence[tuple[float, float]], tokens: int, new: int
+) -> Reply:
+    logprobs = tuple(logprob for _, logprob in scores)
+    return Reply(
+        id=request.id,
+        logprobs=logprobs,
+        logits=tuple(logit for logit, _ in scores),
+        num_tokens=tokens,
+        choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
+        new_tokens=new,
+        lengths=(1,) * len(scores),
+    )
+
+
+def only_scored(requests: Sequence[Request]) -> list[Request]:
+    """The halves of requests that are scored."""
+    return [replace(r, max_new_tokens=0, stop=()) for r in requests if r.continuations]
