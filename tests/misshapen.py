@@ -57,6 +57,8 @@ def cases(question: Question, way: Way) -> list[tuple[str, Case]]:
         return [*_five_letters(question, way)]
     if question.form == "multi_question_choice":
         return [*_numbered(question, way)]
+    if question.form == "":
+        return [*_four_options(question)]
     if question.kind == "cloze":
         return [*_free(question, way)]
     return [*_exam(question, way)]
@@ -87,6 +89,17 @@ def _one_letter(question: Question, way: Way) -> Iterator[tuple[str, Case]]:
     yield "no closing mark", Case((tag(gold).removesuffix(" <eoa>"),), [1])
     yield "more text after the answer", Case((f"{tag(gold)}\n{wrong}项不对。",), [0])
     yield "a small letter", Case((tag(gold.lower()),), [0])
+    yield "the letter alone", Case((gold,), [1])
+
+
+def _four_options(question: Question) -> Iterator[tuple[str, Case]]:
+    """CMMLU's and C-Eval's, by the expressions of their repositories."""
+    (gold,) = question.gold
+    wrong = other(question, gold)
+    yield "in the form", Case((f"{THOUGHT}。所以答案是{gold}。",), [1])
+    yield "the wrong letter", Case((f"{THOUGHT}。所以答案是{wrong}。",), [0])
+    yield "no answer before the end", Case(("⋯",), [0], finished=False)
+    yield "other words for it", Case((f"答案为{gold}",), [1])
     yield "the letter alone", Case((gold,), [1])
 
 

@@ -31,8 +31,9 @@ class Question:
     """One row of a published file.
 
     `gold` has one string for each thing that is asked: a letter, all letters of a set, or a text;
-    it is empty where the file has no label. `form` is the official type of question, or how AGIEval
-    evaluates it; `options` are as printed; `points` is what one of the answers is worth.
+    it is empty where the file has no label. `form` is the official type of question, or what
+    AGIEval reads: a `letter`, a `set` or a `text`; empty for four-option tests. `options` are as
+    printed; `points` is what one of the answers is worth.
     """
 
     id: str
@@ -84,7 +85,8 @@ def questions(root: Path, task: str, split: str) -> Iterator[Question]:
 def _exam_question(id: str, subject: str, record: dict[str, Any]) -> Question:
     language = "en" if subject in ENGLISH else "zh"
     if subject in FREE:
-        return Question(id, subject, "cloze", (record["answer"],), "", language=language)
+        gold = (record["answer"],)
+        return Question(id, subject, "cloze", gold, "", form="text", language=language)
     letters = "".join(sorted(set(re.findall("[A-G]", "".join(record["label"] or "")))))
     options = tuple(record["options"])
     kind = "multi" if subject in SETS or len(letters) > 1 else "single"

@@ -24,7 +24,7 @@ from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_json, read_records
 from ceval_suite.run import evaluate
-from ceval_suite.schema import Record
+from ceval_suite.schema import Record, Request
 
 pytestmark = pytest.mark.real
 
@@ -81,10 +81,7 @@ SITTINGS: dict[tuple[str, str, int], int | None] = {
 WHOLE = [key for key, limit in SITTINGS.items() if limit is None]
 LETTERS = [key for key in SITTINGS if key[:2] != ("agieval", "lm-eval")]
 """Where a set of letters is right or wrong as a whole."""
-WRITTEN = [
-    *(key for key in SITTINGS if key[0] == "agieval" and key[1].startswith("official-")),
-    *(("gaokao", name, 0) for name in GENERATE),
-]
+WRITTEN = [key for key in SITTINGS if key[1].startswith("official-")]
 FEW = 24
 """Questions of each AGIEval file that suffice for a model that does not know everything."""
 SPLITS = {"mmlu": "test", "cmmlu": "test", "ceval": "val", "agieval": "test", "gaokao": "test"}
@@ -116,7 +113,8 @@ class Sitting:
         model = Scripted(table)
         spec = ModelSpec(path=str(checkpoint))
         (folder,) = evaluate("m", spec, [self.prepared], out, opener=lambda _spec, _say: model)
-        return Sat(folder, {r.id: r for r in read_records(folder / "records.jsonl")})
+        records = {r.id: r for r in read_records(folder / "records.jsonl")}
+        return Sat(folder, records, {request.id: request for request in model.asked})
 
     def table(self, answer: Callable[[Question], tuple[str, ...]]) -> dict[str, Said]:
         return {q.id: papers.said(q, answer(q), self.protocol, self.shots) for q in self.questions}
@@ -125,8 +123,8 @@ class Sitting:
 class Sat:
     """What came of a sitting."""
 
-    def __init__(self, folder: Path, records: dict[str, Record]) -> None:
-        self.records = records
+    def __init__(self, folder: Path, records: dict[str, Record], asked: dict[str, Request]) -> None:
+        self.records, self.asked = records, asked
         self.summary = read_json(folder / "summary.json")
 
     def scores(self) -> dict[str, float | None]:
@@ -332,3 +330,58 @@ def test_answers_that_break_the_form_count_as_the_official_rules_have_it(
     for form, names in tried.items():
         count = int(form.rpartition(" ")[2])
         assert len(names) == min(count, turn[form]), f"{form}: {names}"
+
+
+@pytest.mark.parametrize(
+    ("letter", "written", "score"),
+    [
+        ("right", "right", 1.0),
+        ("right", "wrong", 1.0),
+        ("wrong", "right", 1.0),
+        ("wrong", "wrong", 0.0),
+    ],
+)
+def test_the_combined_metric_is_right_when_either_way_of_answering_is(
+    letter: str, written: str, score: float, sitting: Any, checkpoint: Path, tmp_path: Path
+) -> None:
+    paper: Sitting = sitting("agieval", "colossal", 5)
+
+    def pick(question: Question, how: str) -> str:
+        (gold,) = question.gold
+        return gold if how == "right" else next(a for a in question.labels if a != gold)
+
+    table = {
+        q.id: Said((pick(q, letter),), written=(f"{pick(q, written)}\n\n问题：A",))
+        for q in paper.questions
+    }
+    sat = paper.sit(table, checkpoint, tmp_path)
+    assert sat.scores() == expected(paper, lambda *_: score)
+    assert sat.headline() == score
+    for question in paper.questions:
+        assert sat.records[question.id].predictions == {
+            "exact": [pick(question, written)],
+            "first-token": [pick(question, letter)],
+        }
+
+
+def test_sub_questions_follow_the_models_own_answers_or_the_right_ones(
+    sitting: Any, checkpoint: Path, tmp_path: Path
+) -> None:
+    own: Sitting = sitting("gaokao", "official", 0)
+    given: Sitting = sitting("gaokao", "teacher-forced", 0)
+    chained = own.sit(own.table(papers.constant), checkpoint, tmp_path / "own").asked
+    forced = given.sit(given.table(papers.constant), checkpoint, tmp_path / "given").asked
+    several = [question for question in own.questions if question.kind == "blanks"]
+    assert len(several) == 255
+    for question in several:
+        ids = question.ids
+        assert [chained[id].after for id in ids] == ["", *ids[:-1]]
+        assert not any(forced[id].after for id in ids)
+        first = forced[ids[0]].context
+        assert chained[ids[0]].context == first
+        stems = [forced[id].context for id in ids]
+        for k in range(1, len(ids)):
+            added = stems[k].removeprefix(stems[k - 1])
+            assert added != stems[k]
+            # the right answer, and then what the chain puts after the model's
+            assert added == f" {question.gold[k - 1]}{chained[ids[k]].context}"
