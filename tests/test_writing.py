@@ -606,10 +606,12 @@ def test_an_encoder_and_a_decoder_write_in_batches_what_each_prompt_gives_by_its
         torch.nn.init.normal_(weight, std=0.4)
     encoder = Encoder(tiny_tokenizer, apart=True)
     full: dict[str, str] = {}
+    made: dict[str, list[int]] = {}
     for prompt in PROMPTS:
         ids = torch.tensor([encoder.heads([Request(id="", context=prompt)])[0].tolist()])
         out = model.generate(ids, max_new_tokens=LENGTH, do_sample=False, num_beams=1)
-        full[prompt] = tiny_tokenizer.decode(out[0, 1:], skip_special_tokens=True)
+        made[prompt] = out[0, 1:].tolist()
+        full[prompt] = tiny_tokenizer.decode(made[prompt], skip_special_tokens=True)
     assert len(set(full.values())) == len(PROMPTS)
     requests = [
         Request(id=f"w{k}", context=prompt, max_new_tokens=LENGTH, stop=stop)
@@ -628,5 +630,9 @@ def test_an_encoder_and_a_decoder_write_in_batches_what_each_prompt_gives_by_its
         reply = replies[request.id]
         assert reply.text == cut(full[request.context], request.stop)
         assert reply.num_tokens == len(head)
-        assert reply.finished >= ("zzzzz" not in request.stop)
-        assert reply.written <= LENGTH
+        assert reply.finished == ("zzzzz" not in request.stop)
+        # as many tokens as it took until the stop string was there
+        texts = [tiny_tokenizer.decode(made[request.context][:n]) for n in range(LENGTH + 1)]
+        first = [n for n, text in enumerate(texts) if request.stop[0] in text]
+        assert reply.written == (first or [LENGTH])[0]
+    assert len({reply.written for reply in replies.values()}) > 1
