@@ -47,14 +47,14 @@ class Judge:
 
     def _read(self, prompt: Prompt, text: str) -> list[str]:
         subject = self.task.subjects[prompt.item.subject]
-        language = subject.language or (None if self.task.language == "zh+en" else self.task.language)
+        language = subject.language or (
+            None if self.task.language == "zh+en" else self.task.language
+        )
         return extract.predict(
             text, prompt.item, self.template, subject, language, shots=prompt.shots
         )
 
-    def _scored(
-        self, prompt: Prompt, replies: Mapping[str, Reply], found: _Found
-    ) -> list[str]:
+    def _scored(self, prompt: Prompt, replies: Mapping[str, Reply], found: _Found) -> list[str]:
         """The prediction by probability; notes the scores.
 
         Labels decide ties, the first in their order, as every official script has it. Raw float32

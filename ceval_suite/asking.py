@@ -1,4 +1,4 @@
-"""Prompts of several tasks put to a backend in one call, and records as soon as they can be made."""
+"""Prompts of several tasks put to a backend in one call; records as soon as they can be made."""
 
 from __future__ import annotations
 

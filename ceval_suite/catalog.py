@@ -177,7 +177,7 @@ def load_prompts(name: str) -> Mapping[str, Template]:
 def _wordings(template: Template) -> Iterator[tuple[str, str]]:
     yield from template.parts(1).items()
     if template.zero_shot is not None:
-        for part, text in template.zero_shot.model_dump(exclude_none=True).items():
+        for part, text in template.zero_shot.parts().items():
             yield f"zero_shot.{part}", text
 
 

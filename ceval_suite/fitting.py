@@ -94,9 +94,7 @@ def render(
         return [prepared.plan[item.id] for item in items]
     wrap = backend.wrap if prepared.chat and isinstance(backend, Backend) else None
     renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
-    prompts = [
-        renderers[item.subject].render(item, before=given.get(item.id)) for item in items
-    ]
+    prompts = [renderers[item.subject].render(item, before=given.get(item.id)) for item in items]
     out: list[Prompt] = []
 
     def count(text: str) -> int:

@@ -130,8 +130,7 @@ def prepare(name: str, chosen: Selection) -> Prepared:
     items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
     shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
     not_scored = {
-        s: dict(Counter(i.kind for i in items[s] if not template.method(i)))
-        for s in subjects
+        s: dict(Counter(i.kind for i in items[s] if not template.method(i))) for s in subjects
     }
     return Prepared(
         task=task,

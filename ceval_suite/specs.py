@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ceval_suite.schema import Item, Kind
 
@@ -163,8 +164,61 @@ class Parts(Strict):
     second: str = ""
 
 
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is not a regular expression ({error})") from error
+    return text
+
+
+class Rule(Strict):
+    r"""One way of reading an answer off a text; `extract.predict` says what it does, step by step.
+
+    It is for texts of one `language`, or subjects of one of the official `types`, where it says so.
+    What is looked at: the text with full-width letters made `narrow` (Ａ is A), without what
+    `remove` matches; of that the `last_line` that is not blank; of that the first match of
+    `within` (its group, where it has one); of that what follows the last of the sentences `past`
+    (each in turn; the first, where the text begins with it), without outer blanks.
+    What is found: the group of a match of `find`, one expression or several tried in order, else
+    the whole match; everything without `find`. `which` of the matches count, and how many there
+    must be (`count`): any number, exactly as many as answers are wanted, or enough of them. A group
+    named `number` says which blank a letter belongs to, from 1. `reading` reads on in what was
+    found: AGIEval's readings of mathematics (`boxed`, `dollar`, `number`), the one option whose
+    text stands in it (`holds_option`), or the option that it is (`is_option`).
+    With `labels` what is found must be labels of the item, else the next rule is tried. With
+    `ordered` several letters stay as they are written, else they are a set.
+    """
+
+    language: Literal["en", "zh"] | None = None
+    types: list[str] = []
+    narrow: bool = False
+    remove: str = ""
+    last_line: bool = False
+    within: str = ""
+    past: list[str] = []
+    find: str | list[str] = ""
+    which: Literal["first", "last", "all"] = "first"
+    count: Literal["any", "exact", "enough"] = "any"
+    reading: Literal["", "boxed", "dollar", "number", "holds_option", "is_option"] = ""
+    labels: bool = False
+    ordered: bool = False
+
+    @field_validator("remove", "within")
+    @classmethod
+    def _one_regex(cls, text: str) -> str:
+        return _regex(text)
+
+    @field_validator("find")
+    @classmethod
+    def _some_regexes(cls, found: str | list[str]) -> str | list[str]:
+        for text in [found] if isinstance(found, str) else found:
+            _regex(text)
+        return found
+
+
 class ZeroShot(Strict):
-    """Parts that differ when no shot is shown."""
+    """Parts that differ when no shot is shown, and what else does."""
 
     header: str | None = None
     question: str | None = None
@@ -174,6 +228,12 @@ class ZeroShot(Strict):
     step: str | None = None
     between: str | None = None
     second: str | None = None
+    end: str | None = None
+    extract: dict[Kind, list[Rule]] | None = None
+
+    def parts(self) -> dict[str, str]:
+        """The parts that differ."""
+        return self.model_dump(include=set(PARTS), exclude_none=True)
 
 
 class Template(Parts):
@@ -183,8 +243,9 @@ class Template(Parts):
     `end` is what closes the answer where letters follow one another (sequence). `normalise` is what
     a whole option's log-probability is divided by, or compared with: its tokens, its bytes, or
     its probability after `bare` alone (PMI). `max_new_tokens` and `stop` end what is written.
-    `read_as` is ColossalEval's two-token rule. `script` reproduces the quirks of the official
-    scoring script as well.
+    `extract` has the rules by which an answer of each kind is read off what was written: the first
+    that finds one counts. `read_as` is ColossalEval's two-token rule. `script` reproduces the
+    quirks of the official scoring script as well.
     """
 
     source: str
@@ -197,6 +258,7 @@ class Template(Parts):
     end: str = ""
     max_new_tokens: int = Field(default=0, ge=0)
     stop: list[str] = []
+    extract: dict[Kind, list[Rule]] = {}
     read_as: list[str] = []
     script: bool = False
     fit: Literal["drop_last", "drop_longest"] = "drop_last"
@@ -213,9 +275,18 @@ class Template(Parts):
         """The five parts and the lead for a prompt with `shots` shots."""
         parts = {name: getattr(self, name) for name in PARTS}
         if shots == 0 and self.zero_shot is not None:
-            overrides = self.zero_shot.model_dump(exclude_none=True)
-            parts.update(overrides)
+            parts.update(self.zero_shot.parts())
         return parts
+
+    def closing(self, shots: int) -> str:
+        """What closes a sequence of letters behind `shots` shots."""
+        other = self.zero_shot.end if shots == 0 and self.zero_shot is not None else None
+        return self.end if other is None else other
+
+    def rules(self, kind: Kind, shots: int) -> list[Rule]:
+        """The rules for answers of a kind to a prompt with `shots` shots, in order."""
+        other = self.zero_shot.extract if shots == 0 and self.zero_shot is not None else None
+        return (self.extract if other is None else other).get(kind, [])
 
 
 class PublishedTokenizer(Strict):

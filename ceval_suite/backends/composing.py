@@ -1,4 +1,4 @@
-"""Requests to write → texts: drafts for the decoder, and replies from what it wrote."""
+"""Requests to write, and chains of letters, as rows of the decoder; and replies from them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends.batching import Read, Row
+from ceval_suite.backends import drafts as plan
+from ceval_suite.backends import writing
+from ceval_suite.backends.batching import Read, Row, Tokens
 from ceval_suite.backends.decoding import Decoder, one_by_one
-from ceval_suite.backends.drafts import Draft, Pen
+from ceval_suite.backends.drafts import Chain, Draft, Pen, Writing
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoder
-from ceval_suite.errors import PromptError
 from ceval_suite.schema import Reply, Request
+
+Packs = Callable[[Sequence[Row]], bool]
+"""Whether rows may be packed."""
+
+Score = Callable[[Sequence[Request]], Iterator[Reply]]
+"""Replies to the continuations of requests."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -31,109 +38,140 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 class Composer:
-    """Writes for one model."""
+    """Writes, and follows chains, with one model."""
 
     def __init__(self, model: Any, tokenizer: Any, forward: Forward, encoder: Encoder) -> None:
         self.model = model
         self.encoder = encoder
         self.pen = Pen(tokenizer, end_tokens(model, tokenizer))
-        self.decoder = Decoder(forward, self.pen)
+        self.decoder = Decoder(forward)
         self.way = ""
         pad = getattr(tokenizer, "pad_token_id", None)
         self._pad = int(pad) if pad is not None else next(iter(sorted(self.pen.ends)), 0)
 
     def write(
-        self,
-        requests: Sequence[Request],
-        limit: int,
-        packs: Callable[[Sequence[Row]], bool],
-        score: Callable[[Sequence[Request]], Iterator[Reply]],
+        self, requests: Sequence[Request], limit: int, packs: Packs, score: Score
     ) -> Iterator[Reply]:
         """Replies with texts, as they come to their end.
 
-        `packs` says whether rows may be packed, `score` gives the replies to the continuations of
-        requests that have some, where they cannot be read off the same pass.
+        `score` gives the replies to continuations that cannot be read off the same pass.
 
         Raises:
             PromptError: a context that leaves no room for what is to be written.
         """
-        drafts: dict[int, list[Request]] = {}
-        some: list[Draft] = []
-        at: dict[Any, Draft] = {}
+        owners: dict[int, list[Request]] = {}
+        some: dict[Any, Writing] = {}
         apart: list[Request] = []
-        encoded = self._encoded(requests)
-        for request, (tokens, wanted) in zip(requests, encoded, strict=True):
-            if len(tokens) + request.max_new_tokens > limit:
-                raise PromptError(
-                    f"{request.id}: {len(tokens)} tokens and {request.max_new_tokens} to be "
-                    f"written where the model reads {limit}."
-                )
+        for request, (tokens, wanted) in zip(requests, self._encoded(requests), strict=True):
+            writing.check_room(request, len(tokens), limit)
             key = (tokens.tobytes(), request.max_new_tokens, request.stop, wanted)
-            if key not in at:
-                at[key] = Draft(tokens, request.max_new_tokens, request.stop, wanted)
-                some.append(at[key])
-            drafts.setdefault(id(at[key]), []).append(request)
+            if key not in some:
+                some[key] = Writing(self.pen, tokens, request.max_new_tokens, request.stop, wanted)
+            owners.setdefault(id(some[key]), []).append(request)
             if request.continuations and not wanted:
                 apart.append(request)
-        packed = self._packed(some, packs)
+        drafts = list(some.values())
+        packed = self._packed(drafts, packs)
         if not packed:
             apart = [request for request in requests if request.continuations]
-        scored = {reply.id: reply for reply in score([_only_scored(r) for r in apart])}
+        scored = {reply.id: reply for reply in score(only_scored(apart))}
+        new = plan.fresh(drafts)
         with torch.inference_mode():
             written = (
-                self.decoder.write(some)
-                if packed
-                else one_by_one(self.model, some, self.pen, self._pad)
+                self.decoder.write(drafts) if packed else one_by_one(self.model, drafts, self._pad)
             )
             for draft in written:
-                for number, request in enumerate(drafts[id(draft)]):
-                    yield self._reply(request, draft, scored.get(request.id), first=not number)
+                for number, request in enumerate(owners[id(draft)]):
+                    computed = 0 if number else new[id(draft)] + len(draft.ids)
+                    reply = _scored(request, draft.scores, len(draft.tokens), computed)
+                    other = scored.get(request.id)
+                    if other is not None:
+                        reply = replace(other, new_tokens=other.new_tokens + computed)
+                    yield replace(
+                        reply,
+                        text=draft.text,
+                        finished=draft.finished,
+                        written=len(draft.ids),
+                    )
 
-    def _encoded(self, requests: Sequence[Request]) -> list[tuple[Any, tuple[int, ...]]]:
+    def follow(
+        self, chains: Sequence[list[Request]], limit: int, packs: Packs, left: list[Request]
+    ) -> Iterator[Reply]:
+        """Replies to chains of letters, each chain one row; those of a chain in their order.
+
+        What cannot be asked so is added to `left`: where letters take several tokens, or what
+        joins on changes the tokens before it.
+        """
+        some: list[Chain] = []
+        for chain in chains:
+            draft = Chain.of(chain, self._one)
+            if draft is None or len(draft.tokens) + draft.most > limit:
+                left += chain
+            else:
+                some.append(draft)
+        if some and not self._packed(some, packs):
+            left += [request for draft in some for request in draft.requests]
+            some = []
+        new = plan.fresh(some)
+        with torch.inference_mode():
+            for draft in self.decoder.write(some) if some else ():
+                before = len(draft.tokens) - new[id(draft)]
+                for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
+                    reply = _scored(request, scores, tokens, tokens - before)
+                    before = tokens
+                    yield reply
+                rest = draft.requests[len(draft.answers) :]
+                if rest:
+                    # the first of them goes on from what is answered
+                    left += [replace(rest[0], context=draft.context, after="", joint="")]
+                    left += rest[1:]
+        self.encoder.forget()
+
+    def _one(self, request: Request) -> tuple[Tokens, tuple[int, ...]] | None:
+        """Context tokens and one token for each continuation; None where there are more."""
+        (context,) = self.encoder.heads([request])
+        (one,) = self.encoder.encode([request])
+        if not one.single or len(one.head) != len(context):
+            return None
+        return context, tuple(tail[0] for tail in one.tails)
+
+    def _encoded(self, requests: Sequence[Request]) -> list[tuple[Tokens, tuple[int, ...]]]:
         """Context tokens, and the tokens of continuations that are read right after them."""
-        contexts: list[Any] = [None] * len(requests)
-        for template in (False, True):
-            of = [k for k, r in enumerate(requests) if r.template_tokens == template]
-            ids = self.encoder.contexts([requests[k].context for k in of], template_tokens=template)
-            for k, tokens in zip(of, ids, strict=True):
-                contexts[k] = tokens
-        both = [k for k, request in enumerate(requests) if request.continuations]
+        contexts = self.encoder.heads(requests)
+        both = [k for k, r in enumerate(requests) if r.continuations and not r.read_as]
         wanted: list[tuple[int, ...]] = [()] * len(requests)
         for k, one in zip(both, self.encoder.encode([requests[k] for k in both]), strict=True):
-            if one.single and len(one.head) == len(contexts[k]) and not requests[k].read_as:
+            if one.single and len(one.head) == len(contexts[k]):
                 wanted[k] = tuple(tail[0] for tail in one.tails)
         self.encoder.forget()
         return list(zip(contexts, wanted, strict=True))
 
-    def _packed(self, some: Sequence[Draft], packs: Callable[[Sequence[Row]], bool]) -> bool:
+    def _packed(self, some: Sequence[Draft], packs: Packs) -> bool:
         rows = [Row(d.tokens, [Read(len(d.tokens) - 1, 0, (k, 0))]) for k, d in enumerate(some)]
         if not packs(rows):
             self.way = "one row at a time"
             return False
         if not self.way:
-            wrong = self.decoder.check(some)
+            wrong = self.decoder.check(some, self.pen.endless())
             self.way = f"one row at a time: {wrong}" if wrong else "packed"
         return self.way == "packed"
 
-    def _reply(self, request: Request, draft: Draft, scored: Reply | None, first: bool) -> Reply:
-        scores = draft.scores if scored is None else ()
-        logprobs = tuple(logprob for _, logprob in scores)
-        reply = Reply(
-            id=request.id,
-            logprobs=logprobs,
-            logits=tuple(logit for logit, _ in scores),
-            choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
-        )
-        new = draft.new + len(draft.ids) if first else 0
-        return replace(
-            scored or reply,
-            num_tokens=len(draft.tokens),
-            new_tokens=new + (scored.new_tokens if scored else 0),
-            text=draft.text,
-            finished=draft.finished,
-            written=len(draft.ids),
-        )
+
+def _scored(
+    request: Request, scores: Sequence[tuple[float, float]], tokens: int, new: int
+) -> Reply:
+    logprobs = tuple(logprob for _, logprob in scores)
+    return Reply(
+        id=request.id,
+        logprobs=logprobs,
+        logits=tuple(logit for logit, _ in scores),
+        num_tokens=tokens,
+        choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
+        new_tokens=new,
+        lengths=(1,) * len(scores),
+    )
 
 
-def _only_scored(request: Request) -> Request:
-    return replace(request, max_new_tokens=0, stop=())
+def only_scored(requests: Sequence[Request]) -> list[Request]:
+    """The halves of requests that are scored."""
+    return [replace(r, max_new_tokens=0, stop=()) for r in requests if r.continuations]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ceval_suite.backends import drafts as plan
+from ceval_suite.backends import writing
 from ceval_suite.backends.batching import common
 from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import FAILURES, Forward
@@ -42,9 +43,8 @@ HALF = 64
 class Decoder:
     """Writes rows by the packed path."""
 
-    def __init__(self, forward: Forward, pen: Pen) -> None:
+    def __init__(self, forward: Forward) -> None:
         self.forward = forward
-        self.pen = pen
         self.steps = 0
         self._rows = ROWS.get(forward.device.type, ROWS["cpu"])
 
@@ -100,9 +100,7 @@ class Decoder:
         row = max(1, self.forward.bytes_kept() * room)
         return max(1, min(self._rows, free // row))
 
-    def _group(
-        self, some: Sequence[D], store: Catching, kept: np.ndarray[Any, Any]
-    ) -> Iterator[D]:
+    def _group(self, some: Sequence[D], store: Catching, kept: np.ndarray[Any, Any]) -> Iterator[D]:
         store.stem = plan.stem(some)
         have = common(kept, some[0].tokens[: store.stem])
         room = max(len(d.tokens) + d.most for d in some) - store.stem
@@ -130,7 +128,7 @@ class Decoder:
                     yield some[row]
                     store.tails.drop(slot)
 
-    def check(self, drafts: Sequence[Draft], whole: bool = False) -> str:
+    def check(self, drafts: Sequence[Draft], pen: Pen, *, whole: bool = False) -> str:
         """Write a few tokens by steps and read them by the plain path; what is wrong, or nothing.
 
         Rows are both ends of a context, and what is left of that when its own end is cut off, so
@@ -143,7 +141,7 @@ class Decoder:
         if not whole and len(longest) > 2 * HALF:
             longest = np.concatenate([longest[:HALF], longest[-HALF:]])
         ends = {len(longest), max(1, len(longest) - HALF // 2), max(1, len(longest) - HALF // 3)}
-        tried = [Writing(self.pen.endless(), longest[:end], TRIED) for end in sorted(ends)]
+        tried = [Writing(pen, longest[:end], TRIED) for end in sorted(ends)]
         before = self.forward.computed
         try:
             list(self.write(tried))
@@ -212,11 +210,7 @@ def one_by_one(model: Any, drafts: Sequence[Writing], pad: int) -> Iterator[Writ
             pad_token_id=pad,
             eos_token_id=sorted(draft.pen.ends) or None,
         )
-        model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            stopping_criteria=[ended],
-            use_model_defaults=False,
-        )
+        with writing.settings(model, config):
+            mask = torch.ones_like(ids)
+            model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[ended])
         yield draft

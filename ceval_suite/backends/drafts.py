@@ -205,6 +205,13 @@ def in_order(drafts: Sequence[D]) -> list[D]:
     return sorted(drafts, key=lambda draft: draft.tokens.astype(">u4").tobytes())
 
 
+def fresh(drafts: Sequence[Draft]) -> dict[int, int]:
+    """For each draft, by its identity: tokens of its context that none before it has."""
+    ordered = in_order(drafts)
+    first = {id(draft): len(draft.tokens) for draft in ordered[:1]}
+    return first | {id(b): len(b.tokens) - common(a.tokens, b.tokens) for a, b in pairwise(ordered)}
+
+
 def groups(drafts: Sequence[Draft], size: int) -> list[tuple[int, int]]:
     """(from, to): runs of sorted drafts, of at most `size` each, that are written together.
 

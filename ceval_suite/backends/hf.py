@@ -9,11 +9,19 @@ from typing import Any
 
 import torch
 
-from ceval_suite.backends import loading, ranks, rolling, seq2seq, tokenizers
+from ceval_suite.backends import (
+    loading,
+    ranks,
+    rolling,
+    rounds,
+    seq2seq,
+    tokenizers,
+    writing,
+)
 from ceval_suite.backends.attention import ways_on
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
-from ceval_suite.backends.composing import Composer
+from ceval_suite.backends.composing import Composer, only_scored
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
@@ -36,7 +44,10 @@ class _Job:
     """Requests under way: values read so far and reads still missing."""
 
     def __init__(
-        self, requests: Sequence[Request], encoded: Sequence[Encoded], todo: Sequence[Row]
+        self,
+        requests: Sequence[Request],
+        encoded: Sequence[Encoded],
+        todo: Sequence[Row],
     ) -> None:
         self.requests = requests
         self.encoded = encoded
@@ -65,13 +76,8 @@ class _Job:
     def _reply(self, index: int) -> Reply:
         one = self.encoded[index]
         found = [self._values.pop((index, c)) for c in range(len(one.tails))]
-        variants = len(self.requests[index].read_as)
-        if variants:  # of the tokens that a label is read as, the likeliest counts
-            found = [
-                max(v) for v in zip(*(found[k::variants] for k in range(variants)), strict=True)
-            ]
         logprobs = tuple(sum(logprob for _, logprob in values) for values in found)
-        return Reply(
+        reply = Reply(
             id=self.requests[index].id,
             logprobs=logprobs,
             logits=tuple(values[0][0] for values in found) if one.single else (),
@@ -80,6 +86,7 @@ class _Job:
             new_tokens=self._share().get(index, 0),
             lengths=tuple(len(tail) for tail in one.tails),
         )
+        return writing.as_read(self.requests[index], reply)
 
     def _share(self) -> dict[int, int]:
         # a row that others extend belongs to whoever asked first; planned before the first score
@@ -162,16 +169,41 @@ class HFBackend:
 
     @torch.inference_mode()
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Answer all requests, in the engine's order: those that are only scored come first."""
+        """Answer all requests, in the engine's order: what is only scored comes first."""
+        requests = list(requests)
         if self._shared:
-            ranks.tell(requests := list(requests))
+            ranks.tell(requests)
+        chains, others = rounds.chains(requests)
+        yield from rounds.asked(self._answer, others)
+        yield from self._follow(chains)
+
+    def _answer(self, requests: Sequence[Request]) -> Iterator[Reply]:
         yield from self._score([r for r in requests if not r.max_new_tokens])
         written = [r for r in requests if r.max_new_tokens]
         for first in range(0, len(written), CHUNK):
-            some = written[first : first + CHUNK]
-            for reply in self.composer.write(some, self.max_length, self._packs, self._score):
+            for reply in self._write(written[first : first + CHUNK]):
                 self._total += reply.num_tokens + reply.written
                 yield reply
+
+    def _write(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        if not self._pair:
+            return self.composer.write(requests, self.max_length, self._packs, self._score)
+        scored = {r.id: r for r in self._score(only_scored(requests))}
+        heads = self.encoder.heads(requests)
+        self.encoder.forget()
+        texts = seq2seq.texts(self.model, self.loaded.tokenizer, heads, requests)
+        return (writing.joined(scored.get(reply.id), reply) for reply in texts)
+
+    def _follow(self, chains: Sequence[list[Request]]) -> Iterator[Reply]:
+        """Chains of letters: on the packed path each is one row, else they go round by round."""
+        left: list[Request] = []
+        if chains and not self._pair:
+            for reply in self.composer.follow(chains, self.max_length, self._packs, left):
+                self._total += reply.num_tokens
+                yield reply
+        else:
+            left = [request for chain in chains for request in chain]
+        yield from rounds.asked(self._answer, left)
 
     def _score(self, requests: Sequence[Request]) -> Iterator[Reply]:
         chunks = _chunks(requests)

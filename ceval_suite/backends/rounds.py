@@ -96,6 +96,26 @@ class Chains:
         return request, followers
 
 
+def chains(requests: Sequence[Request]) -> tuple[list[list[Request]], list[Request]]:
+    """Chains of letters, and all other requests.
+
+    In a chain each request follows the one before it, and each is answered by a continuation.
+    """
+    followers: dict[str, list[Request]] = {}
+    for request in requests:
+        followers.setdefault(request.after, []).append(request)
+    found: list[list[Request]] = []
+    for first in followers.get("", ()):
+        chain = [first]
+        while len(next_ones := followers.get(chain[-1].id, [])) == 1:
+            chain += next_ones
+        plain = all(r.continuations and not r.max_new_tokens and not r.read_as for r in chain)
+        if len(chain) > 1 and plain and chain[-1].id not in followers:
+            found.append(chain)
+    inside = {request.id for chain in found for request in chain}
+    return found, [request for request in requests if request.id not in inside]
+
+
 def asked(
     ask: Callable[[Sequence[Request]], Iterator[Reply]], requests: Sequence[Request]
 ) -> Iterator[Reply]:

@@ -71,25 +71,22 @@ def _written(
         ids[row, : len(head)] = torch.as_tensor(head, device=device)
         mask[row, : len(head)] = 1
     most = max(request.max_new_tokens for request in requests)
-    before = model.generation_config
-    model.generation_config = GenerationConfig(
+    config = GenerationConfig(
         do_sample=False,
         max_new_tokens=most,
         eos_token_id=ends,
         pad_token_id=pad,
         decoder_start_token_id=_start(model),
     )
-    try:
+    with writing.settings(model, config):
         stops = _Stops(tokenizer, requests)
         ended = StoppingCriteriaList([stops])
         out = model.generate(ids, attention_mask=mask, stopping_criteria=ended)
-    finally:
-        model.generation_config = before
     for k, (request, head, row) in enumerate(
         zip(requests, heads, out[:, 1:].tolist(), strict=True)
     ):
         made = row[: stops.lengths.get(k, len(row))]
-        end = next((k for k, token in enumerate(made) if token in ends), None)
+        end = next((n for n, token in enumerate(made) if token in ends), None)
         made = made if end is None else made[: end + 1]
         text = tokenizer.decode(made, skip_special_tokens=True)
         written, tokens = len(made), len(head)

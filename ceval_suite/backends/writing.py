@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Reply, Request
@@ -73,6 +75,21 @@ def as_read(request: Request, reply: Reply) -> Reply:
         bounded=bounded,
         choice_mass=math.fsum(map(math.exp, seen)),
     )
+
+
+@contextmanager
+def settings(model: Any, config: Any) -> Generator[None, None, None]:
+    """Within it a transformers model generates by these settings, and by none of its own.
+
+    Penalties and suppressed tokens of a generation_config.json would change the letters, which all
+    stand in the prompt.
+    """
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def check_room(request: Request, tokens: int, limit: int) -> None:
