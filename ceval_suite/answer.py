@@ -35,7 +35,7 @@ class Judge:
             found.text, found.cut = writer.text, not writer.finished
             predicted = self._read(prompt, writer.text or "")
             if item.id + FIRST in replies:
-                found.text = f"{replies[item.id + FIRST].text}\n{prompt.second}{writer.text}"
+                found.text = f"{replies[item.id + FIRST].text}{prompt.second}{writer.text}"
         else:
             predicted = self._scored(prompt, replies, found)
         if prompt.method == "either":

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import metrics, stats
+from ceval_suite import methods, metrics, stats
 from ceval_suite.catalog import load_task
 from ceval_suite.errors import RunError
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
@@ -62,7 +62,8 @@ class Versus:
     `averages` maps the name of an average, the official one first, to both sides' values and
     their difference (second less first). Items that only one side has count in `alone`;
     `shots_differ` counts items that show different numbers of shots. `same_tokenizer` is None
-    where a run does not say which it used.
+    where a run does not say which it used. Where items have several sub-questions (`clustered`),
+    `p` and the intervals are of items, and no longer McNemar's and Tango's.
     """
 
     first: Side
@@ -74,6 +75,7 @@ class Versus:
     fixed: int
     broke: int
     p: float
+    clustered: bool
     budgets: tuple[Budget, Budget]
     shots_differ: int
     same_tokenizer: bool | None
@@ -179,6 +181,7 @@ def versus(first: Side, second: Side) -> Versus:
     judged = [(a, b) for a, b in pairs if a.correct is not None and b.correct is not None]
     fixed = sum(not a.correct and bool(b.correct) for a, b in judged)
     broke = sum(bool(a.correct) and not b.correct for a, b in judged)
+    clustered = not _alone(judged)
     return Versus(
         first=first,
         second=second,
@@ -188,7 +191,10 @@ def versus(first: Side, second: Side) -> Versus:
         averages=_averages(load_task(str(first.about["task"])), judged) if judged else {},
         fixed=fixed,
         broke=broke,
-        p=stats.mcnemar(fixed, broke),
+        p=(
+            stats.normal_p(_clustered(judged, _right)) if clustered else stats.mcnemar(fixed, broke)
+        ),
+        clustered=clustered,
         budgets=(_budget(first, common), _budget(second, common)),
         shots_differ=sum(a.shots != b.shots for a, b in pairs),
         same_tokenizer=_same_tokenizer(first, second),
@@ -202,24 +208,62 @@ def _averages(
     count = Counter(a.subject for a, _ in judged)
     # in the order of the task, as in summary.json, so that equal records give equal bits
     count = {s: count[s] for s in task.subjects if s in count}
-    found = [metrics.subject_estimates(pair[k] for pair in judged) for k in (0, 1)]
+    found = [metrics.parts_of(pair[k] for pair in judged) for k in (0, 1)]
     sides = [{s: parts[s] for s in count} for parts in found]
-    fixed = Counter(a.subject for a, b in judged if not a.correct and b.correct)
-    broke = Counter(a.subject for a, b in judged if a.correct and not b.correct)
-    strata = [stats.Pairs(n, fixed[s], broke[s]) for s, n in count.items()]
     weights = {
-        "macro": [1.0] * len(strata),
+        "micro": [float(n) for n in count.values()],
+        "macro": [1.0] * len(count),
         "points": [task.subjects[s].points * n for s, n in count.items()],
     }
     out: dict[str, tuple[Estimate, Estimate, Estimate]] = {}
     for rule in dict.fromkeys((task.average, "micro", "macro")):
-        if rule == "micro":
-            change = stats.difference(len(judged), fixed.total(), broke.total())
+        value = metrics.score if rule == "points" else _right
+        if _plain(judged, value):
+            change = _change(rule, judged, list(count), weights[rule])
         else:
-            change = stats.weighted_difference(strata, weights[rule])
+            changes = [_clustered([p for p in judged if p[0].subject == s], value) for s in count]
+            change = changes[0]
+            if len(changes) > 1:
+                change = stats.weighted(changes, weights[rule], least=-1.0)
         one, two = (metrics.average(rule, parts, task) for parts in sides)
         out[metrics.HEADLINES[rule]] = (one, two, change)
     return out
+
+
+def _right(record: Record) -> float:
+    return float(bool(record.correct))
+
+
+def _plain(judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]) -> bool:
+    """Whether every record is an item of its own, worth all or nothing."""
+    return _alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair)
+
+
+def _alone(judged: Sequence[tuple[Record, Record]]) -> bool:
+    return len({methods.item(a.id) for a, _ in judged}) == len(judged)
+
+
+def _clustered(
+    judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]
+) -> Estimate:
+    return stats.mean_difference(
+        [value(b) - value(a) for a, b in judged], [methods.item(a.id) for a, _ in judged]
+    )
+
+
+def _change(
+    rule: str,
+    judged: Sequence[tuple[Record, Record]],
+    subjects: Sequence[str],
+    weights: Sequence[float],
+) -> Estimate:
+    count = Counter(a.subject for a, _ in judged)
+    fixed = Counter(a.subject for a, b in judged if not a.correct and b.correct)
+    broke = Counter(a.subject for a, b in judged if a.correct and not b.correct)
+    if rule == "micro":
+        return stats.difference(len(judged), fixed.total(), broke.total())
+    strata = [stats.Pairs(count[s], fixed[s], broke[s]) for s in subjects]
+    return stats.weighted_difference(strata, weights)
 
 
 def _budget(side: Side, items: Sequence[str]) -> Budget:

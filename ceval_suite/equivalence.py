@@ -160,9 +160,12 @@ def symbolic(a: str, b: str, seconds: float = SECONDS) -> bool | None:
 
 
 _COMMANDS = frozenset(
-    ("frac", "sqrt", "cdot", "times", "div", "pi", "theta", "alpha", "beta", "gamma", "lambda")
-    + ("mu", "phi", "omega", "infty", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos")
-    + ("arctan", "sinh", "cosh", "tanh", "log", "ln", "exp")
+    [
+        *("frac", "sqrt", "cdot", "times", "div", "infty", "log", "ln", "exp"),
+        *("pi", "theta", "alpha", "beta", "gamma", "lambda", "mu", "phi", "omega"),
+        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan"),
+        *("sinh", "cosh", "tanh"),
+    ]
 )
 _LONGEST = 300
 _MOST_DIGITS = 20

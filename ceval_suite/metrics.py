@@ -5,54 +5,106 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ceval_suite import stats
+from ceval_suite import methods, stats
 from ceval_suite.schema import Estimate, Record, TextRecord
-from ceval_suite.specs import Task
+from ceval_suite.specs import Subject, Task
 
 HEADLINES = {"micro": "acc/micro", "macro": "acc/macro", "points": "points"}
 
 
-def subject_estimates(records: Iterable[Record]) -> dict[str, Estimate]:
-    """Accuracy per subject over the records that have a gold label."""
-    right: Counter[str] = Counter()
-    count: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Part:
+    """One subject: its accuracy over records, and the share of its points that were earned.
+
+    They are equal where nothing but the exact answer earns points. `plain` says that every record
+    is an item of its own.
+    """
+
+    accuracy: Estimate
+    score: Estimate
+    plain: bool = True
+
+
+def parts_of(records: Iterable[Record]) -> dict[str, Part]:
+    """Accuracy and score per subject over the records that have a gold label."""
+    by_subject: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.correct is not None:
-            right[record.subject] += record.correct
-            count[record.subject] += 1
-    return {subject: stats.wilson(right[subject], n) for subject, n in count.items()}
+            by_subject[record.subject].append(record)
+    return {subject: _part(some) for subject, some in by_subject.items()}
 
 
-def micro(parts: Sequence[Estimate]) -> Estimate:
-    """Accuracy over all items of the given subjects."""
-    return stats.wilson(sum(p.value * p.n for p in parts), sum(p.n for p in parts))
+def _part(records: Sequence[Record]) -> Part:
+    return Part(
+        methods.share({r.id: float(bool(r.correct)) for r in records}),
+        methods.share({r.id: score(r) for r in records}),
+        len({methods.item(r.id) for r in records}) == len(records),
+    )
 
 
-def macro(parts: Sequence[Estimate]) -> Estimate:
+def score(record: Record) -> float:
+    """The share of its points that a labelled record earned."""
+    return float(bool(record.correct)) if record.score is None else record.score
+
+
+def micro(parts: Sequence[Part]) -> Estimate:
+    """Accuracy over all records of the given subjects."""
+    found = [part.accuracy for part in parts]
+    if len(found) > 1 and not all(part.plain for part in parts):
+        return stats.weighted(found, [float(e.n) for e in found])
+    if not all(part.plain for part in parts):
+        return found[0]
+    return stats.wilson(sum(e.value * e.n for e in found), sum(e.n for e in found))
+
+
+def macro(parts: Sequence[Part]) -> Estimate:
     """Mean of the subjects' accuracies."""
-    return stats.weighted(parts, [1.0] * len(parts))
+    return stats.weighted([part.accuracy for part in parts], [1.0] * len(parts))
 
 
-def points(parts: Mapping[str, Estimate], task: Task) -> Estimate:
+def points(parts: Mapping[str, Part], task: Task) -> Estimate:
     """Points earned over points possible (GAOKAO-Bench's scoring rate)."""
-    weights = [task.subjects[s].points * e.n for s, e in parts.items()]
-    return stats.weighted(list(parts.values()), weights)
+    weights = [task.subjects[s].points * part.score.n for s, part in parts.items()]
+    return stats.weighted([part.score for part in parts.values()], weights)
 
 
-def average(rule: str, parts: Mapping[str, Estimate], task: Task) -> Estimate:
+def average(rule: str, parts: Mapping[str, Part], task: Task) -> Estimate:
     """One of the named averages over subjects."""
     if rule == "points":
         return points(parts, task)
     return micro(list(parts.values())) if rule == "micro" else macro(list(parts.values()))
 
 
-def chance(records: Sequence[Record]) -> float:
-    """Expected share of right answers of a guesser: mean of gold labels over options."""
-    shares = [len(r.answer) / len(r.logprobs) for r in records if r.answer and r.logprobs]
+def chance(records: Sequence[Record], task: Task) -> float:
+    """Expected share of right answers of a guesser, over the records with a gold label.
+
+    A letter is guessed among those that were scored, or, where none was, among those of the
+    subject; a set of letters among all sets that are not empty; free text is never guessed.
+    """
+    shares = [_guess(r, task.subjects.get(r.subject)) for r in records if r.answer]
     return sum(shares) / len(shares) if shares else 0.0
+
+
+def _guess(record: Record, subject: Subject | None) -> float:
+    scored = [label for label in record.logprobs if len(label) == 1]
+    options = len(_labels(record, subject))
+    if not options:
+        return 0.0
+    several = (subject is not None and subject.kind == "multi") or len(record.answer) > 1
+    if len(scored) < len(record.logprobs) or (not scored and several):
+        return 1 / (2**options - 1)
+    return len(record.answer) / options
+
+
+def _labels(record: Record, subject: Subject | None) -> list[str]:
+    """The letters that a record's answer was looked for among."""
+    scored = [label for label in record.logprobs if len(label) == 1]
+    if scored or subject is None or subject.kind == "cloze":
+        return scored
+    return list(subject.labels)
 
 
 def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]) -> dict[str, Any]:
@@ -60,9 +112,11 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
 
     `expected` says how many records each subject should have. Averages appear only when all are
     there; a subject that lacks some, or alone lacks every gold label, is named under `missing`.
-    Without any gold label there are no metrics at all (`labels` is false), never a zero.
+    Without any gold label there are no metrics at all (`labels` is false), never a zero; else the
+    records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods` and
+    `opinions` are there where records have what they tell about.
     """
-    parts = subject_estimates(records)
+    parts = parts_of(records)
     there = Counter(record.subject for record in records)
     labelled = bool(parts)
     missing = [s for s, n in expected.items() if there[s] < n or (labelled and s not in parts)]
@@ -74,12 +128,12 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
         "metrics": {},
         "categories": {},
         "groups": {},
-        "subjects": {s: asdict(parts[s]) for s in task.subjects if s in parts},
+        "subjects": {s: asdict(parts[s].accuracy) for s in task.subjects if s in parts},
     }
     if labelled and not missing:
         rules = [task.average, *(r for r in ("micro", "macro") if r != task.average)]
         out["metrics"] = {HEADLINES[r]: asdict(average(r, parts, task)) for r in rules}
-        guess = chance([r for r in records if r.correct is not None])
+        guess = chance([r for r in records if r.correct is not None], task)
         out["chance"] = guess
         value = out["metrics"]["acc/micro"]["value"]
         out["chance_corrected"] = (value - guess) / (1 - guess) if guess < 1 else 0.0
@@ -90,11 +144,40 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
                     out[kind][name] = {
                         HEADLINES[r]: asdict(average(r, chosen, task)) for r in rules
                     } | {"subjects": len(chosen)}
-    return out | _from_logits(records)
+    return out | _from_logits(task, records) | _where_they_apply(task, records, parts)
 
 
-def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
-    letters = sorted({label for record in records for label in record.logprobs})
+def _where_they_apply(
+    task: Task, records: Sequence[Record], parts: Mapping[str, Part]
+) -> dict[str, Any]:
+    earned = _points(task, records, parts) if task.average == "points" else {}
+    unlabelled = [r.id for r in records if r.correct is None] if parts else []
+    blocks: dict[str, Any] = {
+        "points": earned,
+        "unlabelled": dict.fromkeys(unlabelled, "no gold label in the published file"),
+        "extraction": methods.extraction(records),
+        "methods": methods.block(records),
+        "opinions": methods.opinions(records),
+    }
+    return {name: found for name, found in blocks.items() if found}
+
+
+def _points(task: Task, records: Sequence[Record], parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Points earned and possible by subject, over the labelled records that are there."""
+    earned: defaultdict[str, float] = defaultdict(float)
+    for record in records:
+        if record.correct is not None:
+            earned[record.subject] += score(record) * task.subjects[record.subject].points
+    return {
+        s: {"earned": earned[s], "possible": task.subjects[s].points * parts[s].score.n}
+        | {"rate": asdict(parts[s].score)}
+        for s in task.subjects
+        if s in parts
+    }
+
+
+def _from_logits(task: Task, records: Sequence[Record]) -> dict[str, Any]:
+    found = {x for r in records for x in _labels(r, task.subjects.get(r.subject))}
     predicted = Counter(p for record in records for p in record.prediction)
     gold = Counter(a for record in records for a in record.answer)
     masses = [record.choice_mass for record in records if record.choice_mass is not None]
@@ -104,7 +187,7 @@ def _from_logits(records: Sequence[Record]) -> dict[str, Any]:
         "bounded": sum(bool(record.bounded) for record in records),
         "choice_mass": sum(masses) / len(masses) if masses else None,
         "letters": {
-            label: {"predicted": predicted[label], "gold": gold[label]} for label in letters
+            label: {"predicted": predicted[label], "gold": gold[label]} for label in sorted(found)
         },
         "shots_shown": dict(sorted(Counter(str(record.shots) for record in records).items())),
     }

@@ -81,8 +81,39 @@ class Subject(Strict):
     counts: dict[str, int] = {}
 
 
+class PaperSubject(Strict):
+    """A subject as an exam counts it: the marks of its paper, and the share of objective questions.
+
+    `files` are the task's subjects whose scoring rate stands for the objective part.
+    """
+
+    total: float = Field(gt=0)
+    objective: float = Field(gt=0, le=1)
+    files: list[str] = Field(min_length=1)
+
+
+class Paper(Strict):
+    """How points become marks of a whole exam: by subject, and which subjects add up to a total."""
+
+    source: str
+    subjects: dict[str, PaperSubject] = Field(min_length=1)
+    totals: dict[str, list[str]] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Paper:
+        for total, members in self.totals.items():
+            strange = [m for m in members if m not in self.subjects]
+            if strange:
+                raise ValueError(f"total '{total}' names unknown subjects: {', '.join(strange)}")
+        return self
+
+
 class Task(Strict):
-    """A benchmark as we run it."""
+    """A benchmark as we run it.
+
+    `open_questions` are path patterns of files with questions that no rule can score, in the known
+    layouts, the newest first; all patterns of the first layout that is there are read.
+    """
 
     name: str
     version: int
@@ -101,6 +132,8 @@ class Task(Strict):
     average: Literal["micro", "macro", "points"]
     subjects: dict[str, Subject] = Field(min_length=1)
     groups: dict[str, list[str]] = {}
+    paper: Paper | None = None
+    open_questions: list[list[str]] = []
     license: str
     homepage: str
     citation: str
@@ -114,6 +147,10 @@ class Task(Strict):
             missing = [m for m in members if m not in self.subjects]
             if missing:
                 raise ValueError(f"group '{group}' names unknown subjects: {', '.join(missing)}")
+        for name, part in (self.paper.subjects if self.paper else {}).items():
+            missing = [f for f in part.files if f not in self.subjects]
+            if missing:
+                raise ValueError(f"paper '{name}' names unknown subjects: {', '.join(missing)}")
         for split, count in self.counts.items():
             total = sum(s.counts.get(split, 0) for s in self.subjects.values())
             if total and total != count:

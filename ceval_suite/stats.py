@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 from ceval_suite.schema import Estimate
 
@@ -31,21 +33,69 @@ def wilson(successes: float, n: int) -> Estimate:
     if n <= 0:
         raise ValueError("a share of no items has no value")
     p = successes / n
-    stderr = math.sqrt(p * (1 - p) / n)
+    low, high = _score_interval(p, n)
+    return Estimate(value=p, n=n, stderr=math.sqrt(p * (1 - p) / n), low=low, high=high)
+
+
+def _score_interval(p: float, n: float) -> tuple[float, float]:
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return Estimate(
-        value=p, n=n, stderr=stderr, low=max(0.0, centre - half), high=min(1.0, centre + half)
-    )
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def weighted(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+def share(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean of values in [0, 1], with a 95 % interval that knows what belongs together.
+
+    Values that share a name in `clusters` (sub-questions of one item) are not independent. The
+    interval is Wilson's where every value is 0 or 1 and alone in its cluster; else Wilson's for as
+    many independent answers as would give the variance that was observed between clusters, with
+    Student's t for few of them (Franco et al. 2019, J. Survey Statistics and Methodology 7:334).
+
+    Raises:
+        ValueError: no values.
+    """
+    n, groups = len(values), len(set(clusters))
+    if groups == n and all(value in (0, 1) for value in values):
+        return wilson(sum(values), n)
+    p = math.fsum(values) / n
+    variance = _variance(values, clusters)
+    effective = p * (1 - p) / variance if variance else groups
+    low, high = _score_interval(p, effective * (Z / _quantile(groups)) ** 2)
+    return Estimate(value=p, n=n, stderr=math.sqrt(variance), low=min(low, p), high=max(high, p))
+
+
+def _quantile(groups: int) -> float:
+    """Half the width of a 95 % interval in standard errors, seen in so many clusters."""
+    return float(student.ppf(0.975, groups - 1)) if groups > 1 else Z
+
+
+def _variance(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """The variance of a mean of clustered values, never below that of independent ones.
+
+    0.0 where nothing varies; with a single cluster nothing is known about others, and the values
+    count as one.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    if len(sums) == 1:
+        return mean * (1 - mean)
+    found = [
+        count / (count - 1) * math.fsum(x * x for x in off) / n**2
+        for count, off in ((len(sums), sums.values()), (n, [v - mean for v in values]))
+    ]
+    return max(found) if max(found) > 1e-20 else 0.0  # what rounding leaves of equal values
+
+
+def weighted(parts: Sequence[Estimate], weights: Sequence[float], least: float = 0.0) -> Estimate:
     """A weighted mean of independent shares: its standard error is √(Σ w²se²)/Σ w.
 
     With equal weights this is a macro average, whose error is √(Σ se²)/k and not the mean of the
     errors. Subjects in which every item was right or wrong have no observed variance; theirs is
     taken from their Wilson interval, so that a mean over small subjects is not overly sure.
-    The interval is normal, cut at 0 and 1.
+    The interval is normal, cut at `least` and 1.
 
     Raises:
         ValueError: nothing to average.
@@ -60,7 +110,7 @@ def weighted(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
         value=value,
         n=sum(p.n for p in parts),
         stderr=stderr,
-        low=max(0.0, value - Z * stderr),
+        low=max(least, value - Z * stderr),
         high=min(1.0, value + Z * stderr),
     )
 
@@ -76,6 +126,15 @@ class Pairs:
     n: int
     fixed: int
     broke: int
+
+
+def normal_p(found: Estimate) -> float:
+    """Two-sided p of a difference being none, by its standard error.
+
+    Where nothing varied the error is taken from the interval, so that few items are not sure.
+    """
+    error = found.stderr or (found.high - found.low) / (2 * Z)
+    return float(2 * norm.sf(abs(found.value) / error))
 
 
 def mcnemar(fixed: int, broke: int) -> float:
@@ -97,6 +156,32 @@ def difference(n: int, fixed: int, broke: int) -> Estimate:
     stderr = math.sqrt(max(0.0, (fixed + broke) / n - value**2) / n)
     low, high = _tango(n, fixed, broke)
     return Estimate(value=value, n=n, stderr=stderr, low=low, high=high)
+
+
+def mean_difference(changes: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean of paired differences of scores in [-1, 1] over clustered items, with its interval.
+
+    The interval is Student's over clusters; where nothing varies, Tango's with one answer a
+    cluster, so that it is never empty.
+
+    Raises:
+        ValueError: no items.
+    """
+    n, groups = len(changes), len(set(clusters))
+    if n <= 0:
+        raise ValueError("a difference over no items has no value")
+    value = math.fsum(changes) / n
+    if groups == 1 or not (variance := _variance(changes, clusters)):
+        low, high = _tango(groups, groups * max(0.0, value), groups * max(0.0, -value))
+        return Estimate(value=value, n=n, stderr=0.0, low=low, high=high)
+    half = _quantile(groups) * math.sqrt(variance)
+    return Estimate(
+        value=value,
+        n=n,
+        stderr=math.sqrt(variance),
+        low=max(-1.0, value - half),
+        high=min(1.0, value + half),
+    )
 
 
 def weighted_difference(strata: Sequence[Pairs], weights: Sequence[float]) -> Estimate:

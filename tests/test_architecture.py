@@ -28,10 +28,13 @@ prompt
 extract equivalence
 protocol answer records
 stats
+methods
 metrics
 comparison
 prepare
-texts
+texts finished agreement
+papers exports
+relabel
 backends.base backends.batching backends.products
 backends.ranks
 backends.placement
@@ -81,7 +84,7 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry
+report.board report.compare report.bits report.listing report.entry report.agreement report.papers
 report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
@@ -89,7 +92,7 @@ sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare
+cli_tokenizer cli_compare cli_export
 cli
 launch
 __main__
@@ -98,7 +101,7 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "launch")
+MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

@@ -375,3 +375,49 @@ def test_the_subjects_table_holds_every_average_category_group_and_subject() -> 
 def test_half_the_interval_is_half_its_width() -> None:
     found = stats.wilson(5, 10)
     assert table.estimate(found).text == f"50.0 ±{50 * (found.high - found.low):.1f}"
+
+
+# how answers were had
+
+
+def test_notes_say_what_could_be_read_by_which_method_and_who_disagrees() -> None:
+    found = board(
+        [
+            summary(
+                extraction={"n": 1200, "rate": 0.905, "unanswered": 114, "cut": 12},
+                methods={"accuracy": {"exact": estimate(30, 60), "either": estimate(45, 60)}},
+                opinions={
+                    "sympy": {
+                        "official": estimate(50, 100),
+                        "opinion": estimate(55, 100),
+                        "differ": estimate(7, 100),
+                    }
+                },
+                unlabelled={"t/test/x/211": "no gold label in the published file"},
+            )
+        ]
+    )
+    who = "tiny on ceval val, official, 5-shot"
+    read, ways, second, bare = [note for note in found.notes if note.startswith(who)]
+    assert read == f"{who}: 90.5 % of 1,200 answers could be read, 114 unanswered, 12 texts cut"
+    exact, either = (table.estimate(stats.wilson(k, 60)).text for k in (30, 45))
+    assert ways == f"{who}, by method: exact {exact}, either {either}"
+    assert second == f"{who}: sympy differs on 7.0 % of 100 (50.0 officially, 55.0 by sympy)"
+    assert bare == f"{who}: 1 not scored, without a label (t/test/x/211)"
+
+
+def test_a_plain_run_has_none_of_these_notes() -> None:
+    assert not [note for note in board([summary()]).notes if note.startswith("tiny on")]
+
+
+def test_the_table_of_subjects_shows_points_and_methods() -> None:
+    rate = estimate(30, 64)
+    found = subjects_table(
+        summary(
+            points={"physics": {"earned": 180, "possible": 384, "rate": rate}},
+            methods={"accuracy": {"exact": estimate(30, 60)}},
+        )
+    )
+    rows = [[cell.text for cell in row] for row in found.rows]
+    assert ["points", "physics", table.estimate(stats.wilson(30, 64)).text, "64"] in rows
+    assert ["method", "exact", table.estimate(stats.wilson(30, 60)).text, "60"] in rows

@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, chi2
 from typer.testing import CliRunner
 
-from ceval_suite import comparison, stats, sweep
+from ceval_suite import comparison, finished, stats, sweep
 from ceval_suite.bits import Corpus, measure
 from ceval_suite.catalog import load_task
 from ceval_suite.cli import app
@@ -31,6 +31,8 @@ from ceval_suite.report import board
 from ceval_suite.report import compare as report
 from ceval_suite.schema import Estimate, Record, Text
 from ceval_suite.stats import Pairs, difference, mcnemar, weighted_difference
+from tests.finished_runs import record as made_by_hand
+from tests.finished_runs import write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -521,3 +523,88 @@ def test_compare_with_a_text_measures_both_sides_first(
     assert bits["title"] == "Bits per byte"
     assert (bits["rows"][0]["texts"], bits["rows"][0]["n"]["value"]) == ("news.txt", 2)
     assert len(list((runs / "tiny").glob("bits-*"))) == 1
+
+
+# items with several sub-questions, and partial credit
+
+
+def gaokao_side(folder: Path, subjects: dict[str, Sequence[Sequence[float]]]) -> comparison.Side:
+    """A run on files of GAOKAO-Bench: the score of every sub-question of every item."""
+    records = [
+        made_by_hand(
+            f"gaokao/test/{subject}/{row}" + (f"#{k}" if len(scores) > 1 else ""),
+            subject,
+            "A",
+            "A" if score == 1 else "B",
+            score=score,
+        )
+        for subject, items in subjects.items()
+        for row, scores in enumerate(items)
+        for k, score in enumerate(scores)
+    ]
+    about = {"task": "gaokao", "split": "test", "protocol": "official", "shots": 0}
+    return finished.run_in(write(folder, about, records))
+
+
+CLOZE, PHYSICS = "2012-2022_English_Cloze_Test", "2010-2022_Physics_MCQs"
+
+
+def test_differences_of_points_count_partial_credit_and_whole_items(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    cloze = [[float(x) for x in rng.random(5) < p] for p in rng.random(26)]
+    better = [[max(a, float(rng.random() < 0.3)) for a in some] for some in cloze]
+    physics = [[float(x)] for x in rng.choice([0, 0.5, 1], 64)]
+    half = [[min(1.0, s + float(rng.choice([0, 0.5])))] for (s,) in physics]
+    one = gaokao_side(tmp_path / "a", {PHYSICS: physics, CLOZE: cloze})
+    two = gaokao_side(tmp_path / "b", {PHYSICS: half, CLOZE: better})
+    found = comparison.versus(one, two)
+    assert found.clustered
+    assert list(found.averages) == ["points", "acc/micro", "acc/macro"]
+    first, second, change = found.averages["points"]
+
+    def rate(some: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> float:
+        return (6 * np.sum(some) + 2 * np.sum(others)) / (6 * 64 + 2 * 130)
+
+    assert first.value == pytest.approx(rate(physics, cloze))
+    assert second.value == pytest.approx(rate(half, better))
+    assert change.value == pytest.approx(second.value - first.value)
+    # by hand: the files are independent, items in them too, sub-questions are not
+    gain = np.array(better) - np.array(cloze)
+    sums = (gain - gain.mean()).sum(1)
+    clusters = 26 / 25 * (sums**2).sum() / 130**2
+    alone = 130 / 129 * ((gain - gain.mean()) ** 2).sum() / 130**2
+    gain = np.array(half) - np.array(physics)
+    single = 64 / 63 * ((gain - gain.mean()) ** 2).sum() / 64**2
+    weights = np.array([6 * 64, 2 * 130]) / (6 * 64 + 2 * 130)
+    error = math.sqrt(weights**2 @ [single, max(clusters, alone)])
+    assert change.stderr == pytest.approx(error)
+    assert 0 <= found.p <= 1
+    (row, *_) = report.accuracy([found]).rows
+    assert row[1].text == "points (official)"
+    assert any("cluster-robust" in note for note in report.accuracy([found]).notes)
+
+
+def test_clustered_p_is_about_uniform_where_nothing_differs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    small = 0
+    for draw in range(60):
+        rates = rng.random(26)  # of each item, the same for both sides
+        sides = [
+            gaokao_side(
+                tmp_path / f"{draw}{k}",
+                {CLOZE: [[float(rng.random() < p)] * 5 for p in rates]},
+            )
+            for k in range(2)
+        ]
+        small += comparison.versus(*sides).p < 0.1
+    assert small <= 14  # McNemar's, blind to items, has about half of them below 0.1
+
+
+def test_partial_credit_alone_leaves_accuracies_as_they_were(tmp_path: Path) -> None:
+    one = gaokao_side(tmp_path / "a", {PHYSICS: [[0.5], [0.0], [1.0], [0.0]]})
+    two = gaokao_side(tmp_path / "b", {PHYSICS: [[1.0], [0.5], [1.0], [0.0]]})
+    found = comparison.versus(one, two)
+    assert not found.clustered
+    assert found.averages["acc/micro"][2] == difference(4, 1, 0)
+    assert found.p == mcnemar(1, 0)
+    assert found.averages["points"][2].value == pytest.approx(0.25)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from ceval_suite import metrics, stats
 from ceval_suite.catalog import load_task
+from ceval_suite.metrics import Part
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Estimate, Record
 from ceval_suite.specs import Task
@@ -169,11 +173,18 @@ def test_micro_and_macro_by_hand() -> None:
     assert found["subjects"]["small"]["n"] == 2
 
 
-def shares(task: Task, split: str, by_category: Mapping[str, float]) -> dict[str, Estimate]:
+def part(found: Estimate) -> Part:
+    """A subject whose items all stand alone and earn all or nothing."""
+    return Part(found, found)
+
+
+def shares(task: Task, split: str, by_category: Mapping[str, float]) -> dict[str, Part]:
     """Subjects that all score their category's published value, with their published sizes."""
     return {
-        subject: Estimate(
-            value=by_category[table.category], n=table.counts[split], stderr=0.1, low=0, high=1
+        subject: part(
+            Estimate(
+                value=by_category[table.category], n=table.counts[split], stderr=0.1, low=0, high=1
+            )
         )
         for subject, table in task.subjects.items()
     }
@@ -286,14 +297,16 @@ def test_a_subject_without_any_label_beside_labelled_ones_leaves_no_average() ->
 def test_chance_is_one_in_four_one_in_five_or_their_mix() -> None:
     four = [verdict(f"t/test/law/{i}", True) for i in range(6)]
     five = [verdict(f"t/test/aqua/{i}", True, labels="ABCDE") for i in range(2)]
-    assert metrics.chance(four) == 0.25
-    assert metrics.chance(five) == pytest.approx(0.2)
-    assert metrics.chance(four + five) == pytest.approx((6 / 4 + 2 / 5) / 8)
-    assert metrics.chance([]) == 0.0
+    task = exam("micro", {"law": 1, "aqua": 1})
+    assert metrics.chance(four, task) == 0.25
+    assert metrics.chance(five, task) == pytest.approx(0.2)
+    assert metrics.chance(four + five, task) == pytest.approx((6 / 4 + 2 / 5) / 8)
+    assert metrics.chance([], task) == 0.0
 
 
 def test_chance_counts_every_letter_that_the_lenient_rule_accepts() -> None:
-    assert metrics.chance([verdict("t/test/law/0", True, gold="BD")]) == 0.5
+    task = exam("micro", {"law": 1})
+    assert metrics.chance([verdict("t/test/law/0", True, gold="BD")], task) == 0.5
 
 
 def test_chance_corrected_accuracy() -> None:
@@ -349,7 +362,7 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
 @given(SIZES, st.integers(30, 60))
 def test_macro_over_subjects_of_one_size_is_micro(right: list[int], n: int) -> None:
-    parts = [stats.wilson(r, n) for r in right]
+    parts = [part(stats.wilson(r, n)) for r in right]
     assert metrics.macro(parts).value == pytest.approx(metrics.micro(parts).value, abs=1e-12)
 
 
@@ -358,7 +371,7 @@ def test_macro_over_subjects_of_one_size_is_micro(right: list[int], n: int) -> N
     st.sampled_from([0.5, 1, 1.5, 4, 6]),
 )
 def test_points_with_one_weight_are_micro(sizes: list[tuple[int, int]], points: float) -> None:
-    parts = {f"s{i}": stats.wilson(r, n) for i, (r, n) in enumerate(sizes)}
+    parts = {f"s{i}": part(stats.wilson(r, n)) for i, (r, n) in enumerate(sizes)}
     task = exam("points", dict.fromkeys(parts, points))
     assert metrics.points(parts, task).value == pytest.approx(
         metrics.micro(list(parts.values())).value, abs=1e-12
@@ -375,3 +388,149 @@ def test_averages_lie_between_the_worst_and_the_best_subject(verdicts: list[list
         assert min(values) - 1e-12 <= one["value"] <= max(values) + 1e-12
         assert 0 <= one["low"] <= one["value"] + 1e-12
         assert one["value"] - 1e-12 <= one["high"] <= 1
+
+
+# points with partial credit, and items with several sub-questions
+
+
+def sub_questions(subject: str, verdicts: Sequence[Sequence[bool]]) -> list[Record]:
+    """Records of items that have several sub-questions each."""
+    return [
+        verdict(f"exam/test/{subject}/{row}#{k}", right)
+        for row, some in enumerate(verdicts)
+        for k, right in enumerate(some)
+    ]
+
+
+def test_partial_credit_earns_points_and_no_accuracy() -> None:
+    task = exam("points", {"physics": 6, "biology": 6})
+    records = records_of({"physics": [True, False, False], "biology": [True, True, False]})
+    records[1] = replace(records[1], score=0.5)
+    found = summary(task, records, {"physics": 3, "biology": 3})
+    assert found["metrics"]["points"]["value"] == pytest.approx((6 + 3 + 12) / 36)
+    assert found["metrics"]["acc/micro"]["value"] == pytest.approx(3 / 6)
+    assert found["subjects"]["physics"]["value"] == pytest.approx(1 / 3)
+    assert found["points"]["physics"]["earned"] == 9
+    assert found["points"]["physics"]["possible"] == 18
+    assert found["points"]["physics"]["rate"]["value"] == 0.5
+    # the subject with partial credit has the interval of its scores, the other one Wilson's
+    assert found["points"]["biology"]["rate"]["low"] == stats.wilson(2, 3).low
+    scores = stats.share([1.0, 0.5, 0.0], list("abc"))
+    assert found["points"]["physics"]["rate"]["low"] == scores.low
+    error = (scores.stderr**2 + stats.wilson(2, 3).stderr ** 2) ** 0.5 / 2
+    assert found["metrics"]["points"]["stderr"] == pytest.approx(error)
+
+
+def test_points_are_told_by_subject_only_where_the_benchmark_counts_points() -> None:
+    assert "points" not in summary(exam("micro", {"law": 1}), records_of({"law": [True]}), {})
+
+
+@pytest.mark.real
+def test_all_9702_points_of_gaokao_are_the_official_rate(real_data: Path) -> None:
+    prepared = prepare("gaokao", Selection(data=real_data))
+    rng = random.Random(2944)
+    records: list[Record] = []
+    shares: dict[str, list[float]] = {}
+    for subject in prepared.subjects:
+        for item in prepared.items[subject]:
+            for id in item.record_ids():
+                right = rng.random() < 0.4
+                half = item.kind == "multi" and not right and rng.random() < 0.5
+                one = replace(verdict(id, right, gold=item.answer[0], labels="ABCDEFG"))
+                one = replace(one, score=0.5) if half else one
+                records.append(one)
+                shares.setdefault(item.id, []).append(metrics.score(one))
+    expected = Counter(record.subject for record in records)
+    found = summary(prepared.task, records, expected)
+    earned, possible = oracles.gaokao_points(real_data, shares)
+    assert possible == 9702
+    assert len(records) == found["metrics"]["points"]["n"] == 2944
+    assert found["metrics"]["points"]["value"] == pytest.approx(earned / possible, abs=1e-12)
+    assert sum(p["earned"] for p in found["points"].values()) == earned
+    assert sum(p["possible"] for p in found["points"].values()) == 9702
+    micro = sum(bool(r.correct) for r in records) / 2944
+    assert found["metrics"]["acc/micro"]["value"] == pytest.approx(micro, abs=1e-12)
+
+
+def test_sub_questions_of_an_item_belong_together() -> None:
+    task = exam("micro", {"cloze": 1.5})
+    records = sub_questions("cloze", [[True] * 20] * 5 + [[False] * 20] * 5)
+    found = summary(task, records, {"cloze": 200})
+    one = found["subjects"]["cloze"]
+    assert (one["value"], one["n"]) == (0.5, 200)
+    assert one["stderr"] == pytest.approx((10 / 9 * 0.25 / 10) ** 0.5)  # as ten items, not 200
+    assert found["metrics"]["acc/micro"] == one
+
+
+def test_items_with_one_sub_question_each_are_plain() -> None:
+    task = exam("micro", {"cloze": 1})
+    records = sub_questions("cloze", [[True], [False], [True]])
+    found = summary(task, records, {"cloze": 3})
+    assert found["subjects"]["cloze"]["low"] == stats.wilson(2, 3).low
+
+
+def test_the_micro_interval_of_plain_and_clustered_subjects_adds_their_variances() -> None:
+    task = exam("micro", {"law": 1, "cloze": 1})
+    records = records_of({"law": [True] * 20 + [False] * 20})
+    records += sub_questions("cloze", [[True] * 10, [False] * 10, [True] * 10, [False] * 10])
+    found = summary(task, records, {"law": 40, "cloze": 40})
+    law, cloze = (found["subjects"][s]["stderr"] for s in ("law", "cloze"))
+    micro = found["metrics"]["acc/micro"]
+    assert micro["value"] == 0.5
+    assert micro["stderr"] == pytest.approx((law**2 + cloze**2) ** 0.5 / 2)
+    assert cloze > 3 * law
+
+
+def test_chance_of_letters_sets_and_free_text() -> None:
+    subjects = {
+        "single": {"labels": "ABCDE"},
+        "sets": {"kind": "multi"},
+        "seven": {"kind": "blanks", "labels": "ABCDEFG"},
+        "text": {"kind": "cloze", "labels": ""},
+    }
+    task = exam("micro", {}, subjects=subjects)
+    written = {"logprobs": dict[str, float](), "text": ""}
+    cases = [
+        (verdict("e/test/single/0", True), 1 / 4),  # as many as were scored
+        (replace(verdict("e/test/single/0", True), **written), 1 / 5),
+        (replace(verdict("e/test/single/0", True, gold="AB"), **written), 1 / 31),
+        (replace(verdict("e/test/sets/0", True, gold="AB"), **written), 1 / 15),
+        (replace(verdict("e/test/sets/0", True), **written), 1 / 15),
+        (replace(verdict("e/test/seven/0#2", True), **written), 1 / 7),
+        (replace(verdict("e/test/text/0", True), **written), 0.0),
+    ]
+    strings = dict.fromkeys(["A", "AB", "ABC", "AC", "B", "BC", "C"], -1.0)
+    sequence = replace(verdict("e/test/sets/0", True, gold="AB"), logprobs=strings)
+    for record, expected in [*cases, (sequence, 1 / 7)]:
+        assert metrics.chance([record], task) == pytest.approx(expected)
+
+
+def test_letters_are_counted_for_written_answers_too() -> None:
+    task = exam("micro", {"law": 1})
+    records = [
+        replace(verdict("e/test/law/0", True, gold="AB"), logprobs={}, prediction=["A", "B"]),
+        replace(verdict("e/test/law/1", False, gold="C"), logprobs={}, prediction=[]),
+    ]
+    found = summary(task, records, {"law": 2})
+    assert found["letters"]["B"] == {"predicted": 1, "gold": 1}
+    assert found["letters"]["C"] == {"predicted": 0, "gold": 1}
+    assert found["choice_mass"] == 0.5
+
+
+def test_rows_without_a_label_are_named_with_the_reason() -> None:
+    task = exam("micro", {"law": 1})
+    found = summary(task, records_of({"law": [True, None, False]}), {"law": 3})
+    assert found["unlabelled"] == {"exam/test/law/1": "no gold label in the published file"}
+    none = summary(task, records_of({"law": [None, None]}), {"law": 2})
+    assert "unlabelled" not in none  # `labels` says that no row has one
+
+
+def test_a_summary_follows_from_the_records_bit_for_bit() -> None:
+    task = exam("points", {"cloze": 1.5, "law": 4})
+    rng = random.Random(3)
+    records = sub_questions("cloze", [[rng.random() < 0.5 for _ in range(7)] for _ in range(9)])
+    records += records_of({"law": [rng.random() < 0.5 for _ in range(31)]})
+    expected = {"cloze": 63, "law": 31}
+    once = json.dumps(summary(task, records, expected))
+    read = [Record(**json.loads(json.dumps(asdict(record)))) for record in records]
+    assert json.dumps(summary(task, read, expected)) == once

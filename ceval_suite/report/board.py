@@ -59,6 +59,8 @@ def _label(summary: Summary) -> str:
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
+    if summary.get("labels_from"):
+        extra.append(f"labels of {summary['labels_from']}")
     chosen = summary.get("subjects_chosen")
     if chosen:
         total = summary.get("subjects_total")  # an unfinished run does not say
@@ -161,6 +163,7 @@ def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[s
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
     yield from _one_letter(summaries)
+    yield from _answers(summaries)
     for summary in summaries:
         if summary.get("missing"):
             names = ", ".join(summary["missing"][:5])
@@ -178,12 +181,41 @@ def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:
                 yield f"{summary['model']} answers {letter} on {share} % of {summary['task']}"
 
 
+def _answers(summaries: Sequence[Summary]) -> Iterable[str]:
+    """How answers were had, where that is more than the likeliest letter."""
+    for summary in summaries:
+        who = f"{summary['model']} on {_label(summary)}"
+        read = summary.get("extraction")
+        if read:
+            cut = f", {read['cut']:,} texts cut" if read["cut"] else ""
+            yield (
+                f"{who}: {table.percent(read['rate'])} % of {read['n']:,} answers could be read, "
+                f"{read['unanswered']:,} unanswered{cut}"
+            )
+        ways = (summary.get("methods") or {}).get("accuracy") or {}
+        if ways:
+            shown = (f"{name} {table.estimate(Estimate(**e)).text}" for name, e in ways.items())
+            yield f"{who}, by method: {', '.join(shown)}"
+        for name, found in (summary.get("opinions") or {}).items():
+            differ, ours, theirs = (
+                table.percent(found[key]["value"]) for key in ("differ", "official", "opinion")
+            )
+            yield (
+                f"{who}: {name} differs on {differ} % of {found['differ']['n']:,} ({ours} "
+                f"officially, {theirs} by {name})"
+            )
+        bare = list(summary.get("unlabelled") or ())
+        if bare:
+            more = " …" if len(bare) > 3 else ""
+            yield f"{who}: {len(bare):,} not scored, without a label ({', '.join(bare[:3])}{more})"
+
+
 def _chance(summary: Summary) -> bool:
     return bool(summary.get("labels")) and bool(summary["metrics"]) and at_chance(summary)
 
 
 def subjects_table(summary: Summary) -> Table:
-    """Every average, category, group and subject of one run."""
+    """Every average, category, group and subject of one run, rates of points and methods."""
     rows: list[tuple[Cell, ...]] = []
 
     def add(kind: str, name: str, found: Mapping[str, Any]) -> None:
@@ -197,6 +229,10 @@ def subjects_table(summary: Summary) -> Table:
             add(kind, name, found[summary["headline"]])
     for name, found in summary["subjects"].items():
         add("subject", name, found)
+    for name, found in (summary.get("points") or {}).items():
+        add("points", name, found["rate"])
+    for name, found in ((summary.get("methods") or {}).get("accuracy") or {}).items():
+        add("method", name, found)
     return Table(
         title=f"{summary['model']} on {_label(summary)}",
         columns=("", "name", "accuracy", "n"),

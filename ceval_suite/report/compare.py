@@ -84,6 +84,11 @@ def _accuracy_notes(found: Sequence[Versus], alone: Sequence[Side]) -> Iterable[
     )
     yield "fixed, broke: items wrong then right, right then wrong; p: exact McNemar test of these"
     for versus in found:
+        if versus.clustered:
+            yield (
+                f"{_label(versus.first)}: several sub-questions an item, so intervals and p are "
+                "cluster-robust (Student's and normal, over items)"
+            )
         sides = zip((versus.first, versus.second), versus.alone, strict=True)
         for side, count in sides:
             if count:

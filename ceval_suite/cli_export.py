@@ -1,0 +1,81 @@
+"""`export`, `score`, `papers` and `agreement`: what finished runs say, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ceval_suite.schema import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
+Run = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+def _print(tables: list[Table], as_json: bool) -> None:
+    from ceval_suite.report import table
+
+    if as_json:
+        typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
+        return
+    for found in tables:
+        table.show(found)
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    format: Annotated[str, typer.Option("--as", help="ceval-submission or open-questions.")],
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task, where no run is needed.")] = None,
+    data: Data = None,
+) -> None:
+    """Write a file that others read: C-Eval's submission, or the open questions for a judge."""
+    from ceval_suite import exports
+
+    sentence = exports.export(format, exports.Wanted(run, task, data), output)
+    typer.echo(f"wrote {output}: {sentence}", err=True)
+
+
+def score(
+    run: Run,
+    labels: Annotated[Path, typer.Option(help="Labelled csv files, or a submission's JSON.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the new run folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a run on unlabelled items by labels given now, in a new run folder."""
+    from ceval_suite import relabel
+    from ceval_suite.records import read_json
+    from ceval_suite.report import board, table
+
+    folder = relabel.score(run, labels, out)
+    found = board.board([read_json(folder / "summary.json")], "Results")
+    if as_json:
+        typer.echo(table.to_json(found))
+    else:
+        table.show(found)
+    typer.echo(f"records: {folder}", err=True)
+
+
+def papers(
+    run: Run,
+    year: Annotated[str | None, typer.Option(help="Papers of one year only.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Points of exam papers by file, subject and year, and the objective marks of a whole exam."""
+    from ceval_suite.report import papers as report
+
+    _print(report.tables(run, year, data), as_json)
+
+
+def agreement(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of the same items.")],
+    as_json: Json = False,
+) -> None:
+    """How far methods agree on the same items: letters, whole options, generation."""
+    from ceval_suite.report import agreement as report
+
+    _print(report.tables(runs), as_json)
