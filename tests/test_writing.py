@@ -559,7 +559,8 @@ def test_lm_evals_own_class_writes_what_transformers_writes(
         assert reply.text == cut(text, request.stop)
         assert reply.num_tokens == len(encoder.ids([request.context], special=True)[0])
         assert reply.written == len(encoder.ids([str(reply.text)], special=False)[0])
-        assert reply.finished >= (reply.text != text)
+        shorter = reply.written < LENGTH and not str(reply.text).endswith("\ufffd")
+        assert reply.finished == (shorter or reply.text != text)
 
 
 def test_a_checkpoints_own_penalty_does_not_reach_lm_evals_class(
