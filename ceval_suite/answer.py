@@ -112,7 +112,7 @@ class Judge:
         """The share of the item's points that a prediction earns."""
         if item.kind == "cloze":
             text = predicted[0] if predicted else None
-            if text is not None:
+            if text is not None and equivalence.can_compare():
                 second = equivalence.symbolic(text, item.answer[0])
                 found.opinions = {} if second is None else {"sympy": second}
             return float(equivalence.is_equiv(text, item.answer[0]))

@@ -21,6 +21,7 @@ from ceval_suite.metrics import Part
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Estimate, Record
 from ceval_suite.specs import Task
+from tests.finished_runs import record
 
 
 def verdict(
@@ -501,8 +502,8 @@ def test_chance_of_letters_sets_and_free_text() -> None:
     ]
     strings = dict.fromkeys(["A", "AB", "ABC", "AC", "B", "BC", "C"], -1.0)
     sequence = replace(verdict("e/test/sets/0", True, gold="AB"), logprobs=strings)
-    for record, expected in [*cases, (sequence, 1 / 7)]:
-        assert metrics.chance([record], task) == pytest.approx(expected)
+    for one, expected in [*cases, (sequence, 1 / 7)]:
+        assert metrics.chance([one], task) == pytest.approx(expected)
 
 
 def test_letters_are_counted_for_written_answers_too() -> None:
@@ -523,6 +524,26 @@ def test_rows_without_a_label_are_named_with_the_reason() -> None:
     assert found["unlabelled"] == {"exam/test/law/1": "no gold label in the published file"}
     none = summary(task, records_of({"law": [None, None]}), {"law": 2})
     assert "unlabelled" not in none  # `labels` says that no row has one
+
+
+@pytest.mark.real
+def test_every_row_of_agieval_is_scored_or_named(real_data: Path) -> None:
+    prepared = prepare("agieval", Selection(data=real_data))
+    rng = random.Random(8269)
+    records = [
+        record(id, item.subject, item.answer, rng.choice(item.labels) if item.labels else "1")
+        for some in prepared.items.values()
+        for item in some
+        for id in item.record_ids()
+    ]
+    found = summary(prepared.task, records, Counter(r.subject for r in records))
+    assert found["n"] == 8269
+    assert found["unlabelled"] == {
+        "agieval/test/jec-qa-kd/211": "no gold label in the published file"
+    }
+    assert sum(e["n"] for e in found["subjects"].values()) + 1 == 8269
+    assert len(found["subjects"]) == 21
+    assert found["metrics"]["acc/micro"]["n"] == 8268
 
 
 def test_a_summary_follows_from_the_records_bit_for_bit() -> None:

@@ -18,7 +18,7 @@ from ceval_suite.papers import Sheet, converted, papers
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_records
 from ceval_suite.report import papers as report
-from ceval_suite.schema import Estimate, Record
+from ceval_suite.schema import Estimate, Item, Record
 from ceval_suite.specs import Paper, Task
 from tests.finished_runs import answered, gold, guessing, nothing
 
@@ -185,6 +185,22 @@ def test_perfect_and_empty_papers(
     assert found.whole.earned == (9702 if marks[0] else 0)
     assert [total.official for total in found.totals] == marks
     assert [t.exact.value for t in found.totals if t.exact] == pytest.approx(marks)
+
+
+def one_letter(item: Item) -> list[str]:
+    """The first right letter and no other: all of it for one answer, half of it for several."""
+    return [answer[:1] for answer in gold(item)]
+
+
+@pytest.mark.real
+def test_one_right_letter_of_several_earns_half_the_points(whole: Prepared, tmp_path: Path) -> None:
+    found = papers(answered(whole, tmp_path, one_letter)).report
+    (physics,) = (sheet for sheet in found.subjects if sheet.name == "Physics")
+    # 41 questions have one right letter, 23 have more
+    assert (physics.earned, physics.possible) == (41 * 6 + 23 * 3, 384)
+    assert found.whole.earned == 9702 - 23 * 3
+    assert physics.rate is not None
+    assert physics.rate.low < physics.rate.value < physics.rate.high < 1
 
 
 @pytest.mark.real

@@ -225,6 +225,18 @@ def test_paired_differences_of_clustered_scores() -> None:
     assert -1 <= found.low < found.value < found.high <= 1
 
 
+def test_intervals_of_clustered_differences_cover_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1902)
+    names = [str(i // 5) for i in range(26 * 5)]
+    hits, draws = 0, 1000
+    for _ in range(draws):
+        shift = rng.normal(0.05, 0.3, (26, 1))  # of an item, on all its sub-questions
+        changes = (shift + rng.normal(0, 0.2, (26, 5))).clip(-1, 1)
+        found = mean_difference(changes.ravel().tolist(), names)
+        hits += found.low <= 0.05 <= found.high
+    assert 0.93 <= hits / draws <= 0.97
+
+
 @pytest.mark.parametrize("change", [0.0, 1.0, -1.0, 0.5])
 def test_a_difference_that_never_varies_has_an_interval(change: float) -> None:
     found = mean_difference([change] * 12, [str(i // 3) for i in range(12)])

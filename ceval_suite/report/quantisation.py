@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import stats
+from ceval_suite import methods, stats
 from ceval_suite.errors import ConfigError, RunError
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Estimate, Record, Table
@@ -79,11 +79,11 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     return Effect(
         n=len(pairs),
         accuracy=(
-            stats.wilson(sum(bool(two.correct) for _, two in labelled), len(labelled))
+            methods.share({two.id: float(bool(two.correct)) for _, two in labelled})
             if labelled
             else None
         ),
-        flips=stats.wilson(sum(a.prediction != b.prediction for a, b in pairs), len(pairs)),
+        flips=methods.share({a.id: float(a.prediction != b.prediction) for a, b in pairs}),
         lost=sum(bool(a.correct) and not b.correct for a, b in labelled),
         won=sum(bool(b.correct) and not a.correct for a, b in labelled),
         divergence=_mean([kl(a.logprobs, b.logprobs) for a, b in pairs]),
