@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -177,19 +177,19 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
             try:
                 time.sleep(served.pause)
                 other = served.behave(number, path, body)
-                if other is not None:
-                    status, headers, content = other
-                    if status == 0:  # a connection that breaks without an answer
-                        self.close_connection = True
-                        return None
-                    return self.answer(status, content, headers)
-                reply = served.chat(body) if "/chat/" in path else served.complete(body)
-                self.answer(200, served.twist(body, reply))
-            except (BrokenPipeError, ConnectionResetError):
-                pass
+                if other is None:
+                    reply = served.chat(body) if "/chat/" in path else served.complete(body)
+                    other = 200, {}, served.twist(body, reply)
             finally:
-                with served.lock:
+                with served.lock:  # before the answer, which the next request may follow at once
                     served.now -= 1
+            status, headers, content = other
+            if status == 0:  # a connection that breaks without an answer
+                self.close_connection = True
+                return None
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.answer(status, content, headers)
+            return None
 
     return Handler
 

@@ -42,7 +42,7 @@ backends.tiles
 backends.layout
 backends.native
 backends.steps backends.sizes
-backends.rounds backends.writing
+backends.writing
 backends.tokens backends.attention backends.head
 backends.stepwise
 backends.hub backends.gguf_header backends.transport backends.wire

@@ -68,6 +68,19 @@ def truth(tiny_model: Path, asked: list[Request]) -> dict[str, Reply]:
     return {reply.id: reply for reply in backend.ask(asked)}
 
 
+@pytest.fixture(scope="module")
+def some(engine: Engine, asked: list[Request]) -> int:
+    """So many log-probabilities that all letters of some items are among them, not of others."""
+    worst: list[int] = []
+    for request in asked:
+        row = engine.logprobs(engine.ids(request.context))[-1]
+        letters = [engine.ids(letter)[0] for letter in request.continuations]
+        worst.append(max(int((row > row[letter]).sum()) for letter in letters))
+    worst.sort()
+    assert worst[0] < worst[len(worst) // 2]
+    return worst[len(worst) // 2]
+
+
 def spec(served: Served, *, tokenizer: Path | None = None, **options: Any) -> ModelSpec:
     options = {"retries": 1, "timeout": 20, **options}
     name = None if tokenizer is None else str(tokenizer)
@@ -161,10 +174,10 @@ def test_the_tokens_of_a_chat_template_count(engine: Engine) -> None:
 
 
 def test_labels_that_are_not_returned_stay_below_those_that_are(
-    engine: Engine, asked: list[Request], truth: dict[str, Reply]
+    some: int, engine: Engine, asked: list[Request], truth: dict[str, Reply]
 ) -> None:
     with serving(engine, echo=False) as served:
-        backend = open_backend(spec(served, top_logprobs=600))
+        backend = open_backend(spec(served, top_logprobs=some))
         replies = {reply.id: reply for reply in backend.ask(asked)}
         items = backend.describe()["items"]
     assert items["bounded"]
@@ -182,10 +195,10 @@ def test_labels_that_are_not_returned_stay_below_those_that_are(
 
 
 def test_a_record_names_the_labels_of_which_only_a_bound_is_known(
-    engine: Engine, exam: Prepared, tmp_path: Path, truth: dict[str, Reply]
+    some: int, engine: Engine, exam: Prepared, tmp_path: Path, truth: dict[str, Reply]
 ) -> None:
     with serving(engine, echo=False) as served:
-        (folder,) = evaluate("tiny", spec(served, top_logprobs=600), [exam], tmp_path)
+        (folder,) = evaluate("tiny", spec(served, top_logprobs=some), [exam], tmp_path)
     records = {record.id: record for record in read_records(folder / "records.jsonl")}
     lines = [json.loads(text) for text in (folder / "records.jsonl").read_text().splitlines()]
     for line in lines:
@@ -221,10 +234,10 @@ def test_an_item_none_of_whose_labels_is_returned_is_unanswered_not_guessed(
 
 
 def test_a_label_out_of_sight_is_scored_exactly_where_the_server_echoes(
-    engine: Engine, asked: list[Request], truth: dict[str, Reply]
+    some: int, engine: Engine, asked: list[Request], truth: dict[str, Reply]
 ) -> None:
     with serving(engine) as served:
-        backend = open_backend(spec(served, top_logprobs=600))
+        backend = open_backend(spec(served, top_logprobs=some))
         for reply in backend.ask(asked):
             assert reply.logprobs == pytest.approx(truth[reply.id].logprobs, abs=1e-4)
         items = backend.describe()["items"]

@@ -243,7 +243,8 @@ class LmEvalBackend:
             writing.reply(
                 request,
                 text,
-                ended=number < request.max_new_tokens,
+                # no class says why a text ended; half a character is no end
+                ended=number < request.max_new_tokens and not text.endswith("\ufffd"),
                 written=number,
                 tokens=length,
             )

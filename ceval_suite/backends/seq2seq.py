@@ -79,11 +79,14 @@ def _written(
         decoder_start_token_id=_start(model),
     )
     with writing.settings(model, config):
-        stops = StoppingCriteriaList([_Stops(tokenizer, requests)])
-        out = model.generate(ids, attention_mask=mask, stopping_criteria=stops)
-    for request, head, row in zip(requests, heads, out[:, 1:].tolist(), strict=True):
-        made = row[: request.max_new_tokens]
-        end = next((k for k, token in enumerate(made) if token in ends), None)
+        stops = _Stops(tokenizer, requests)
+        ended = StoppingCriteriaList([stops])
+        out = model.generate(ids, attention_mask=mask, stopping_criteria=ended)
+    for k, (request, head, row) in enumerate(
+        zip(requests, heads, out[:, 1:].tolist(), strict=True)
+    ):
+        made = row[: stops.lengths.get(k, len(row))]
+        end = next((n for n, token in enumerate(made) if token in ends), None)
         made = made if end is None else made[: end + 1]
         text = tokenizer.decode(made, skip_special_tokens=True)
         written, tokens = len(made), len(head)
@@ -93,21 +96,30 @@ def _written(
 
 
 class _Stops:
-    """Ends a row when its text holds one of its stop strings, or it is as long as it may be."""
+    """Ends a row when its text holds one of its stop strings, or it is as long as it may be.
+
+    `lengths` are the tokens of the rows that ended so; what stands behind them is padding.
+    """
 
     def __init__(self, tokenizer: Any, requests: Sequence[Request]) -> None:
         self._tokenizer = tokenizer
         self._requests = requests
+        self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        found: list[bool] = []
-        for request, row in zip(self._requests, input_ids[:, 1:].tolist(), strict=True):
-            done = len(row) >= request.max_new_tokens
-            if not done and request.stop:
-                text = self._tokenizer.decode(row, skip_special_tokens=True)
-                done = writing.cut(text, request.stop)[1]
-            found.append(done)
+        for k, row in enumerate(input_ids[:, 1:].tolist()):
+            request = self._requests[k]
+            if k not in self.lengths and self._done(request, row):
+                self.lengths[k] = len(row)
+        found = [k in self.lengths for k in range(len(self._requests))]
         return torch.tensor(found, device=input_ids.device)
+
+    def _done(self, request: Request, row: Sequence[int]) -> bool:
+        if len(row) >= request.max_new_tokens:
+            return True
+        if not request.stop:
+            return False
+        return writing.cut(self._tokenizer.decode(row, skip_special_tokens=True), request.stop)[1]
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:
