@@ -10,6 +10,7 @@ from ceval_suite.backends import tokenizers
 from ceval_suite.backends.tokens import Encoder
 from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ConfigError
+from ceval_suite.exams import parts
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Prompt
 from ceval_suite.schema import Item
@@ -59,15 +60,35 @@ def _sections(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
     yield "⏎\n" if not prompt.text.endswith("\n") else ""
     if prompt.lead:
         yield f"── lead, scored after the official prompt: {prompt.lead!r}\n"
-    if prompt.continuations:
-        scored = ", ".join(repr(c) for c in prompt.continuations)
-        yield f"── continuations: {scored}\n"
-    else:
-        yield f"── not scored by this method: kind {item.kind}\n"
+    yield from _asked(prepared, prompt)
     yield f"── answer: {', '.join(item.answer) or '(no label)'}\n"
     for note in (prepared.template.note, *item.flags):
         if note:
             yield f"── note: {note.strip()}\n"
+
+
+def _asked(prepared: Prepared, prompt: Prompt) -> Iterator[str]:
+    """What a model is asked for after the prompt."""
+    item, method = prompt.item, prompt.method
+    if method is None:
+        yield f"── not scored by this method: kind {item.kind}\n"
+    elif item.kind == "blanks" and method in ("chain", "forced"):
+        renderer = prepared.renderer(item.subject)
+        some = [renderer.render(part, before=part.before) for part in parts(item)]
+        before = "the model's own" if method == "chain" else "the right"
+        yield f"── {len(some)} sub-questions, each asked after {before} answers to those before:\n"
+        for part in some:
+            yield f"   {part.item.id}: {part.text[len(prompt.text) :]!r} → {part.item.answer[0]}\n"
+    elif method == "sequence":
+        yield f"── letters one after the other, until {prepared.template.end!r} is likelier\n"
+    if prompt.continuations and method != "sequence":
+        yield f"── continuations: {', '.join(repr(c) for c in prompt.continuations)}\n"
+    if prompt.max_new_tokens:
+        stop = ", ".join(repr(text) for text in prompt.stop)
+        until = f", until {stop}" if stop else ""
+        yield f"── written: at most {prompt.max_new_tokens} tokens{until}\n"
+    if prompt.second:
+        yield f"── asked again after that: {prompt.second!r}\n"
 
 
 def _with_model(prepared: Prepared, subject: str, item: Item, model: str) -> tuple[Prompt, str]:

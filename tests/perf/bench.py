@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,10 +92,11 @@ def matrix_rate(
 def prompts_of(
     task: str, data: Path, subjects: Sequence[str] | None, limit: int | None, **chosen: Any
 ) -> list[Prompt]:
-    """Prompts of a task as published."""
+    """Prompts of a task as published: those that one letter answers, or that are written."""
     found = prepare(task, Selection(subjects=subjects, limit=limit, data=data, **chosen))
     renderers = {s: found.renderer(s) for s in found.subjects}
-    return [renderers[item.subject].render(item) for item in found.scored()]
+    prompts = [renderers[item.subject].render(item) for item in found.scored()]
+    return [p for p in prompts if p.method in ("letters", "continuation", "generate")]
 
 
 def opened(model: str, dtype: str) -> Any:
@@ -240,6 +242,92 @@ def trie_nodes(backend: Any, prompts: Sequence[Prompt]) -> int:
             value = hash((value, token))
             seen.add(value)
     return len(seen)
+
+
+@app.command()
+def writing(
+    model: Model = "smollm2-135m",
+    data: Data = DATA,
+    subjects: Annotated[str, typer.Option(help="Files of AGIEval, few-shot.")] = (
+        "sat-math,aqua-rat,gaokao-chemistry,gaokao-geography"
+    ),
+    count: Annotated[int, typer.Option(help="Prompts, spread over the files.")] = 100,
+    most: Annotated[int, typer.Option(help="Tokens written at most.")] = 32,
+    stop: Annotated[bool, typer.Option(help="End at the protocol's stop texts.")] = True,
+    dtype: Dtype = "float32",
+    batches: str = "1,4,8",
+) -> None:
+    """Greedy texts against transformers' own `generate`, token for token, and the throughput."""
+    chosen = subjects.split(",")
+    each = -(-count // len(chosen))
+    prompts = prompts_of("agieval", data, chosen, each, protocol="official-generate")[:count]
+    backend = opened(model, dtype)
+    asked = [p.request() for p in prompts]
+    asked = [replace(r, max_new_tokens=most, stop=r.stop if stop else ()) for r in asked]
+    list(backend.ask(asked[:2]))  # the load checks
+    before, begun = backend.forward.computed, time.perf_counter()
+    replies = {reply.id: reply for reply in backend.ask(asked)}
+    quick, computed = time.perf_counter() - begun, backend.forward.computed - before
+    sizes = [int(b) for b in batches.split(",")]
+    few = asked[:: max(1, len(asked) // 16)]
+    speeds = {b: generated(backend, few, b)[1] for b in sizes} if len(sizes) > 1 else {sizes[0]: 0}
+    batch = min(speeds, key=lambda b: speeds[b])
+    theirs, slow = generated(backend, asked, batch)
+    alone = theirs if batch == 1 else generated(backend, asked, 1)[0]
+    written = sum(reply.written for reply in replies.values())
+    context = sum(reply.num_tokens for reply in replies.values())
+    n = len(asked)
+    table(
+        f"agieval, {n} prompts, {context:,} tokens, {written:,} written, {dtype}; {machine()}",
+        ["what", "seconds", "prompts/s"],
+        [
+            (f"transformers generate, batch {batch}", f"{slow:.1f}", f"{n / slow:.2f}"),
+            ("ours", f"{quick:.1f}", f"{n / quick:.2f}"),
+        ],
+    )
+    unlike = [i for i, text in alone.items() if replies[i].text != text]
+    apart = sum(alone[i] != theirs[i] for i in alone)
+    print(f"\nratio {slow / quick:.2f}; {computed:,} tokens computed")
+    print(f"path {backend.describe()['path']}")
+    print(f"texts that differ from generate on one prompt at a time: {len(unlike)} {unlike[:3]}")
+    print(f"texts of generate in batches of {batch} that differ from those: {apart}")
+
+
+def generated(backend: Any, asked: Sequence[Any], batch: int) -> tuple[dict[str, str], float]:
+    """Texts by transformers' greedy `generate` on the model as published, and seconds."""
+    import torch
+
+    tokenizer = backend.loaded.tokenizer
+    ends = sorted(backend.composer.pen.ends)
+    ids = backend.encoder.contexts([r.context for r in asked], template_tokens=False)
+    out: dict[str, str] = {}
+    order = sorted(range(len(asked)), key=lambda k: len(ids[k]))
+    begun = time.perf_counter()
+    with as_published(backend) as model, torch.inference_mode():
+        for first in range(0, len(order), batch):
+            some = order[first : first + batch]
+            longest = max(len(ids[k]) for k in some)
+            rows = torch.full((len(some), longest), ends[0])
+            mask = torch.zeros_like(rows)
+            for row, k in enumerate(some):
+                rows[row, longest - len(ids[k]) :] = torch.as_tensor(ids[k])
+                mask[row, longest - len(ids[k]) :] = 1
+            more = {"stop_strings": list(asked[0].stop), "tokenizer": tokenizer}
+            found = model.generate(
+                rows.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=asked[0].max_new_tokens,
+                do_sample=False,
+                eos_token_id=ends,
+                pad_token_id=ends[0],
+                **(more if asked[0].stop else {}),
+            )[:, longest:].tolist()
+            for k, tokens in zip(some, found, strict=True):
+                end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
+                text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+                cuts = [text.find(s) for s in asked[k].stop if s in text]
+                out[asked[k].id] = text[: min(cuts)] if cuts else text
+    return out, time.perf_counter() - begun
 
 
 @app.command()
