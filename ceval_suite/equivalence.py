@@ -190,7 +190,7 @@ def _plain(text: str) -> str | None:
         r"\d\s*\\frac", text
     ):
         return None
-    return text if _small_powers(text) else None
+    return text if text and _small_powers(text) else None
 
 
 def _small_powers(text: str) -> bool:
@@ -245,7 +245,7 @@ class _Worker:
             asked = self._reader.submit(_asked, self._process, a, b)
             try:
                 return asked.result(seconds)
-            except Late:
+            except (Late, OSError, EOFError):  # too slow, or it died
                 self._stop(asked)
                 return None
             except BaseException:  # nobody waits for the answer any more
@@ -281,13 +281,12 @@ def _started() -> subprocess.Popen[str]:
 def _asked(process: subprocess.Popen[str], a: str, b: str) -> bool | None:
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
-        process.stdin.write(json.dumps([a, b]) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        return json.loads(line) if line else None
-    except (OSError, ValueError):  # it ended, or was ended
-        return None
+    process.stdin.write(json.dumps([a, b]) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise EOFError
+    return json.loads(line)
 
 
 _WORKER = _Worker()
