@@ -35,7 +35,7 @@ class Judge:
             found.text, found.cut = writer.text, not writer.finished
             predicted = self._read(prompt, writer.text or "")
             if item.id + FIRST in replies:
-                found.text = f"{replies[item.id + FIRST].text}\n{prompt.second}{writer.text}"
+                found.text = f"{replies[item.id + FIRST].text}{prompt.second}{writer.text}"
         else:
             predicted = self._scored(prompt, replies, found)
         if prompt.method == "either":
@@ -112,7 +112,7 @@ class Judge:
         """The share of the item's points that a prediction earns."""
         if item.kind == "cloze":
             text = predicted[0] if predicted else None
-            if text is not None:
+            if text is not None and equivalence.can_compare():
                 second = equivalence.symbolic(text, item.answer[0])
                 found.opinions = {} if second is None else {"sympy": second}
             return float(equivalence.is_equiv(text, item.answer[0]))

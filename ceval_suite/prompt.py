@@ -259,7 +259,8 @@ class Renderer:
             found = strings(item.labels)
             values = values | {"option": ""}
             texts = [self._part(parts, "answer", values | {"label": label}) for label in found]
-            return (*texts, *(text + self.template.end for text in texts))
+            end = self._part(parts, "end", values)
+            return (*texts, *(text + end for text in texts))
         options = item.options if len(item.options) == len(item.labels) else item.labels
         return tuple(
             self._part(parts, "answer", values | {"label": label, "option": option})

@@ -97,7 +97,7 @@ class Reply:
     """
 
     id: str
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...] = ()
     logits: tuple[float, ...] = ()
     num_tokens: int = 0
     choice_mass: float = 0.0

@@ -167,7 +167,7 @@ class Task(Strict):
         return out
 
 
-PARTS = ("header", "question", "cue", "lead", "answer", "join", "step", "between", "second")
+PARTS = ("header", "question", "cue", "lead", "answer", "join", "step", "between", "second", "end")
 
 Method: TypeAlias = Literal[
     "letters", "continuation", "sequence", "chain", "forced", "generate", "either"
@@ -314,11 +314,6 @@ class Template(Parts):
         if shots == 0 and self.zero_shot is not None:
             parts.update(self.zero_shot.parts())
         return parts
-
-    def closing(self, shots: int) -> str:
-        """What closes a sequence of letters behind `shots` shots."""
-        other = self.zero_shot.end if shots == 0 and self.zero_shot is not None else None
-        return self.end if other is None else other
 
     def rules(self, kind: Kind, shots: int) -> list[Rule]:
         """The rules for answers of a kind to a prompt with `shots` shots, in order."""

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceval_suite.answer import record
-from ceval_suite.prompt import Prompt
+from ceval_suite.answer import END, Judge
+from ceval_suite.catalog import load_task
+from ceval_suite.prompt import BARE, FIRST, TEXT, Prompt, strings
 from ceval_suite.schema import Item, Kind, Record, Reply
+from ceval_suite.specs import Rule, Template
+
+
+def judge(task: str = "ceval", **template: Any) -> Judge:
+    return Judge(load_task(task), Template(source="test", question="", answer="", **template))
+
+
+def record(prompt: Prompt, *replies: Reply, by: Judge | None = None) -> Record:
+    (found,) = records(prompt, *replies, by=by)
+    return found
+
+
+def records(prompt: Prompt, *replies: Reply, by: Judge | None = None) -> list[Record]:
+    return (by or judge()).records(prompt, {r.id: r for r in replies}, prompt.sha256)
 
 
 def judged(
@@ -44,7 +61,7 @@ def judged(
         num_tokens=17,
         choice_mass=0.25,
     )
-    return record(prompt, reply, match)
+    return record(prompt, reply, by=judge(match=match))
 
 
 def test_the_highest_logit_is_the_prediction() -> None:
@@ -126,10 +143,12 @@ def test_logprobs_decide_when_a_continuation_is_not_one_token() -> None:
 
 
 def test_raw_logits_decide_where_rounded_logprobs_would_tie() -> None:
-    item = Item(id="t/s/x/0", subject="x", question="", labels=("A", "B", "C", "D"), answer=("B",))
+    item = Item(
+        id="t/s/x/0", subject="law", question="", labels=("A", "B", "C", "D"), answer=("B",)
+    )
     prompt = Prompt(item=item, text="", lead="", continuations=("A", "B", "C", "D"), shots=0)
     reply = Reply(id=item.id, logprobs=(-1.0,) * 4, logits=(1.0, 1.0 + 2**-23, 0.5, 0.0))
-    found = record(prompt, reply, "equal")
+    found = record(prompt, reply)
     assert (found.prediction, found.tie) == (["B"], False)
 
 
@@ -163,3 +182,157 @@ def test_the_order_of_print_never_changes_the_verdict(scores: list[float], rando
     assert straight == shuffled
     assert straight.tie == (scores.count(max(scores)) > 1)
     assert straight.logits[straight.prediction[0]] == max(scores)
+
+
+PHYSICS = "2010-2022_Physics_MCQs"
+
+
+def question(kind: Kind, answer: tuple[str, ...], labels: str = "ABCD", **more: Any) -> Item:
+    given = {"id": "t/s/x/0", "subject": "law", "question": "?", **more}
+    return Item(kind=kind, answer=answer, labels=tuple(labels), **given)
+
+
+def asked(item: Item, method: Any, **more: Any) -> Prompt:
+    given = {"text": "Q", "lead": "", "continuations": (), "shots": 0, **more}
+    return Prompt(item=item, method=method, **given)
+
+
+def spread(chances: dict[str, float]) -> tuple[float, ...]:
+    """Log-probabilities of all strings of letters, with and without an end, from chances of steps.
+
+    `chances` has that of each next letter after a string (`A` + `B` under `AB`) and of its end
+    (`AB$`); what is not named has almost none.
+    """
+    names = strings("ABCD")
+
+    def whole(name: str) -> float:
+        return sum(math.log(chances.get(name[: k + 1], 1e-6)) for k in range(len(name)))
+
+    return (*map(whole, names), *(whole(n) + math.log(chances.get(n + END, 1e-6)) for n in names))
+
+
+@pytest.mark.parametrize(
+    ("chances", "expected"),
+    [
+        ({"A": 0.6, "C": 0.3, "A$": 0.9}, "A"),
+        ({"A": 0.6, "AC": 0.5, "A$": 0.4, "AC$": 0.7, "ACD": 0.2}, "AC"),
+        ({"B": 0.9, "BC": 0.8, "BCD": 0.7, "BCD$": 0.5}, "BCD"),
+        # the likelier whole string starts with the less likely letter: greedy does not look ahead
+        ({"A": 0.5, "A$": 0.3, "AB": 0.35, "AB$": 0.9, "D": 0.4, "D$": 1.0}, "AB"),
+    ],
+)
+def test_letters_follow_one_another_until_the_end_is_likelier(
+    chances: dict[str, float], expected: str
+) -> None:
+    prompt = asked(question("multi", ("A", "C")), "sequence", continuations=("",) * 30)
+    found = record(prompt, Reply(id="t/s/x/0", logprobs=spread(chances)))
+    assert found.prediction == [*expected]
+    assert found.correct is (expected == "AC")
+    assert len(found.logprobs) == 30
+    assert found.logprobs["AC" + END] < found.logprobs["AC"]
+
+
+@pytest.mark.parametrize(
+    ("text", "script", "score"),
+    [
+        ("【解析】… 【答案】 BD <eoa>", False, 1.0),
+        ("【解析】… 【答案】 DB <eoa>", False, 1.0),
+        ("【解析】… 【答案】 DB <eoa>", True, 0.5),
+        ("【解析】… 【答案】 B <eoa>", False, 0.5),
+        ("【解析】… 【答案】 BCD <eoa>", False, 0.0),
+        ("【解析】… 【答案】 BCD <eoa>", True, 0.0),
+        ("", False, 0.0),
+        ("", True, 0.0),
+    ],
+)
+def test_some_right_letters_and_no_wrong_one_earn_half(
+    text: str, script: bool, score: float
+) -> None:
+    rule = {"remove": r"\s+", "within": "【答案】.*", "find": "[A-D]", "which": "all"}
+    rules = {"multi": [Rule(**rule, ordered=script)]}  # type: ignore[arg-type]
+    by = judge("gaokao", methods={"multi": "generate"}, extract=rules, script=script)
+    item = question("multi", ("B", "D"), subject=PHYSICS)
+    found = record(asked(item, "generate"), Reply(id=item.id, text=text), by=by)
+    assert found.score == score
+    assert found.correct is (score == 1.0)
+    assert found.text == text
+    assert found.choice_mass is None
+    # no other benchmark gives points for some of the letters
+    by = judge("ceval", methods={"multi": "generate"}, extract=rules, script=script)
+    other = question("multi", ("B", "D"))
+    found = record(asked(other, "generate"), Reply(id=other.id, text=text), by=by)
+    assert found.score == float(score == 1.0)
+
+
+def test_each_blank_has_a_record_of_its_own() -> None:
+    rules = {"blanks": [Rule(find="[A-D]", which="all")]}
+    by = judge("gaokao", methods={"blanks": "generate"}, extract=rules)
+    item = question("blanks", ("A", "C", "B"), subject="2010-2022_English_Reading_Comp")
+    reply = Reply(id=item.id, text="A D", finished=False)
+    first, second, third = records(asked(item, "generate"), reply, by=by)
+    assert [r.id for r in (first, second, third)] == ["t/s/x/0#0", "t/s/x/0#1", "t/s/x/0#2"]
+    assert [r.prediction for r in (first, second, third)] == [["A"], ["D"], []]
+    assert [r.answer for r in (first, second, third)] == [["A"], ["C"], ["B"]]
+    assert [r.correct for r in (first, second, third)] == [True, False, False]
+    assert all(r.cut and r.text == "A D" for r in (first, second, third))
+
+
+def test_free_answers_are_compared_by_the_official_rule_with_a_second_opinion() -> None:
+    rules = {"cloze": [Rule(past=["The answer is therefore"])]}
+    by = judge("agieval", methods={"cloze": "generate"}, extract=rules)
+    item = question("cloze", ("\\frac{1}{2}",), labels="", subject="math")
+    for text, correct, second in (("1/2", True, True), ("2/4", False, True), ("3", False, False)):
+        reply = Reply(id=item.id, text=f"The answer is therefore {text}")
+        found = record(asked(item, "generate"), reply, by=by)
+        assert found.prediction == [text]
+        assert found.correct is correct
+        assert found.opinions == {"sympy": second}
+
+
+def test_either_is_right_when_one_of_the_two_is() -> None:
+    by = judge(methods={"single": "either"}, extract={"single": [Rule(find="[A-D]")]})
+    item = question("single", ("C",))
+    for text, best, correct in (("C", "A", True), ("A", "C", True), ("B", "A", False)):
+        logits = tuple(float(label == best) for label in "ABCD")
+        prompt = asked(item, "either", continuations=tuple("ABCD"))
+        reply = Reply(id=item.id, logprobs=logits, logits=logits, text=text)
+        found = record(prompt, reply, by=by)
+        assert found.predictions == {"exact": [text], "first-token": [best]}
+        assert found.correct is correct
+        # the same, asked as two requests because a lead stands before the letter
+        text_only = Reply(id=item.id + TEXT, text=text)
+        letters = Reply(id=item.id, logprobs=logits, logits=logits)
+        assert record(prompt, letters, text_only, by=by) == found
+
+
+@pytest.mark.parametrize(
+    ("normalise", "expected"), [("none", "A"), ("token", "B"), ("byte", "C"), ("pmi", "D")]
+)
+def test_whole_options_are_compared_as_the_protocol_says(normalise: Any, expected: str) -> None:
+    by = judge(methods={"single": "continuation"}, normalise=normalise)
+    item = question("single", ("B",))
+    options = (" 2", " ab cd", " a long option of many bytes", " x")
+    logprobs = (-3.0, -4.0, -9.0, -5.0)
+    reply = Reply(id=item.id, logprobs=logprobs, lengths=(1, 4, 6, 1))
+    bare = Reply(id=item.id + BARE, logprobs=(-3.5, -4.5, -9.5, -8.0))
+    prompt = asked(item, "continuation", continuations=options, bare="A:")
+    found = record(prompt, reply, bare, by=by)
+    assert found.prediction == [expected]
+    assert found.logprobs["B"] == -4.0
+
+
+def test_an_answer_after_a_second_question_keeps_both_texts() -> None:
+    rules = {"single": [Rule(find="[A-D]")]}
+    by = judge(methods={"single": "generate"}, extract=rules)
+    prompt = asked(question("single", ("D",)), "generate", second="\nSo, the answer is")
+    first = Reply(id="t/s/x/0" + FIRST, text="A is wrong.")
+    found = record(prompt, first, Reply(id="t/s/x/0", text=" D"), by=by)
+    assert found.prediction == ["D"]
+    assert found.text == "A is wrong.\nSo, the answer is D"
+
+
+def test_what_has_no_gold_label_is_neither_right_nor_wrong() -> None:
+    by = judge(methods={"multi": "generate"}, extract={"multi": [Rule(find="[A-D]", which="all")]})
+    item = question("multi", ())
+    found = record(asked(item, "generate"), Reply(id=item.id, text="AB"), by=by)
+    assert (found.prediction, found.correct, found.score) == (["A", "B"], None, None)

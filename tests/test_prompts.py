@@ -300,14 +300,15 @@ def test_permuted_options_are_scored_by_their_printed_letters(real_data: Path) -
 
 
 @pytest.mark.real
-def test_items_that_letters_cannot_answer_have_a_prompt_and_no_continuations(
+def test_items_whose_answer_is_written_have_a_prompt_and_no_continuations(
     real_data: Path,
 ) -> None:
     for task in ("agieval", "gaokao"):
         found = prepared(real_data, task, "official")
         for prompt in rendered(found):
             assert prompt.text
-            assert bool(prompt.continuations) == (prompt.item.kind == "single")
+            written = found.template.methods[prompt.item.kind] == "generate"
+            assert bool(prompt.continuations) != written
 
 
 @pytest.mark.real
@@ -596,8 +597,15 @@ def test_the_fingerprint_changes_with_what_is_asked(
         {"answer": "{{ label }}"},
         {"join": "\n"},
         {"zero_shot": {"header": "x"}},
-        {"method": "options"},
-        {"kinds": ["single", "multi"]},
+        {"methods": {"single": "generate"}},
+        {"methods": {"single": "letters", "multi": "sequence"}},
+        {"end": "."},
+        {"second": "so"},
+        {"max_new_tokens": 9},
+        {"stop": ["."]},
+        {"extract": {"single": [{"find": "[A-D]"}]}},
+        {"read_as": ["Answer: "]},
+        {"script": True},
         {"match": "any"},
         {"fit": "drop_longest"},
         {"subjects": ["english_usage"]},

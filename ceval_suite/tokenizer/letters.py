@@ -138,7 +138,7 @@ def _row(
         return row
     shown = _in_shots(encoder, renderer, one.prompt)
     row = _described(row, encoder.tokenizer, one.prompt, one.encoded, shown)
-    letters = renderer.template.methods.get("single") == "letters"
+    letters = renderer.template.methods.get("single") in ("letters", "either")
     return replace(row, other=_other(encoder, one.prompt)) if letters else row
 
 

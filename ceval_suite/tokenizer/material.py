@@ -20,6 +20,9 @@ from ceval_suite.specs import Task, Template
 PER_SUBJECT = 20
 """Questions of a subject that are looked at."""
 
+SCORED = ("letters", "continuation", "either")
+"""Ways of answering in which each label, or whole option, is scored by itself."""
+
 
 @dataclass
 class Source:
@@ -55,13 +58,15 @@ class Source:
         return own or ("en" if self.task.language == "en" else "zh")
 
     def first(self, subject: str, template: Template) -> Item | None:
-        """The first item that is scored."""
+        """The first item whose labels are scored."""
         items = self.items(subject)
-        return next((i for i in items if i.kind in template.methods and i.labels), None)
+        return next((i for i in items if i.labels and template.method(i) in SCORED), None)
 
 
 def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """(prompts file, protocol) of all, or of those asked for: `official` or `mmlu/official`.
+    """(prompts file, protocol) of all that score labels, or of those asked for.
+
+    They are asked for as `official` or `mmlu/official`.
 
     Raises:
         ConfigError: there is none of that name.
@@ -69,7 +74,8 @@ def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
     every = [
         (file, protocol)
         for file in sorted(yaml_files("prompts"))
-        for protocol in load_prompts(file)
+        for protocol, template in load_prompts(file).items()
+        if any(method in SCORED for method in template.methods.values())
     ]
     if not asked:
         return every
