@@ -72,7 +72,8 @@ class Prompt:
     def room(self) -> int:
         """Tokens that must stay free after the text."""
         if self.max_new_tokens:
-            return self.max_new_tokens
+            # a second request reads what the first one wrote, and writes as much again
+            return self.max_new_tokens * (2 if self.second else 1) + LETTERS * bool(self.second)
         return LETTERS if self.method == "sequence" else 1
 
     def request(self) -> Request:
@@ -301,6 +302,8 @@ class Renderer:
             if fits(bare):
                 return bare
         left = limit - count(prompt.text + prompt.lead)
+        if prompt.second:
+            left = (left - LETTERS) // 2
         if prompt.max_new_tokens and left >= LEAST:
             return replace(prompt, max_new_tokens=left)
         raise PromptError(

@@ -101,6 +101,7 @@ class Decoder:
         return max(1, min(self._rows, free // row))
 
     def _group(self, some: Sequence[D], store: Catching, kept: np.ndarray[Any, Any]) -> Iterator[D]:
+        self.forward.use_packed()
         store.stem = plan.stem(some)
         have = common(kept, some[0].tokens[: store.stem])
         room = max(len(d.tokens) + d.most for d in some) - store.stem

@@ -178,6 +178,7 @@ class Forward:
 
     def step(self, step: Step, tokens: Sequence[int]) -> torch.Tensor:
         """Logits [A, V] after one more token of each of A rows."""
+        self.use_packed()  # between two steps the model may have been used for something else
         ids = torch.tensor(tokens, device=self.device)[None]
         inputs = {"position_ids": step.positions[None], "attention_mask": None}
         with attention.using(step), self._linears.fast():
