@@ -473,7 +473,12 @@ def test_preview_says_when_an_item_is_not_scored_or_has_no_label(
 ) -> None:
     physics = "2010-2022_Physics_MCQs"
     found = call("preview", "gaokao", "--subject", physics, "--data", real_data)
-    assert "── not scored by this method: kind multi\n" in found.out
+    assert "── letters one after the other, until ' <eoa>' is likelier\n" in found.out
+    colossal = ["--protocol", "colossal", "--data", real_data]
+    found = call("preview", "agieval", "--subject", "gaokao-mathqa", "--index", 148, *colossal)
+    assert found.code == 1
+    found = call("preview", "agieval", "--protocol", "lm-eval", "--subject", "math", *colossal[2:])
+    assert "── not scored by this method: kind cloze\n" in found.out
     found = call("preview", "ceval", "--split", "test", "--subject", "law", "--data", real_data)
     assert "── answer: (no label)\n" in found.out
 
@@ -499,7 +504,7 @@ def test_run_prints_the_board_on_stdout_and_progress_on_stderr(call: Cli, named_
     assert found.code == 0
     assert found.out.startswith("Results\n")
     assert "n=20" in found.out
-    assert "n=12" in found.out
+    assert "n=58" in found.out
     assert "first 4 per subject" in found.out
     for line in ("loading tiny", "sample-mmlu: 20/20 items", "records: runs/tiny/sample-mmlu-"):
         assert line in found.err

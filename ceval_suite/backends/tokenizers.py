@@ -239,10 +239,19 @@ def tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in found]
 
 
+def _scored(request: Request) -> list[str]:
+    if not request.read_as:
+        return list(request.continuations)
+    return [text + c for c in request.continuations for text in request.read_as]
+
+
 def audit(
     tokenizer: Any, encoded: Sequence[Encoded], requests: Sequence[Request]
 ) -> list[dict[str, Any]]:
-    """What is scored for each continuation: its token ids and their text, in context."""
+    """What is scored for each continuation: its token ids and their text, in context.
+
+    Where continuations are read after texts of their own (`read_as`), each of these readings.
+    """
     return [
         {
             "id": request.id,
@@ -253,7 +262,7 @@ def audit(
                     "ids": list(tail),
                     "tokens": tokens(tokenizer, tail),
                 }
-                for continuation, tail in zip(request.continuations, one.tails, strict=True)
+                for continuation, tail in zip(_scored(request), one.tails, strict=True)
             },
         }
         for request, one in zip(requests, encoded, strict=True)

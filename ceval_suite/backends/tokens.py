@@ -150,7 +150,13 @@ class Encoder:
     def _as_read(self, request: Request, context: Tokens) -> Encoded:
         """Each continuation as the last token of every text that it is read after, one by one."""
         texts = [text + c for c in request.continuations for text in request.read_as]
-        tails = tuple((int(ids[-1]),) for ids in self.ids(texts, special=False))
+        found = self.ids(texts, special=False)
+        if not all(len(ids) for ids in found):
+            raise PromptError(
+                f"{request.id}: the tokenizer makes no token of one of {texts}; use another "
+                "protocol for this model."
+            )
+        tails = tuple((int(ids[-1]),) for ids in found)
         whole = {tails[k :: len(request.read_as)] for k in range(len(request.read_as))}
         for column in whole:
             _sound(request, Encoded(context, column))

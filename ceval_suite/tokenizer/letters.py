@@ -155,7 +155,8 @@ class _Judged:
 def _judged(encoder: Encoder, renderer: Renderer, item: Item) -> _Judged:
     prompt = None
     try:
-        prompt = renderer.render(item)
+        # the letters where they stand; ColossalEval's rule reads others as well
+        prompt = replace(renderer.render(item), read_as=())
         request = prompt.request()
         (encoded,) = encoder.encode([request])
     except PromptError as error:
