@@ -315,6 +315,8 @@ class Result:
     worst: float
     distinct: int
     longest: int
+    texts: list[str | None]
+    wanted_texts: list[str]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -339,7 +341,10 @@ def requests(sample_texts: list[str]) -> list[Request]:
     ]
     return [
         *out,
-        Request(id="long", context=text[1500:2200], continuations=("A", "because", "Beijing 北京")),
+        # words never join a colon, wherever the text is cut
+        Request(
+            id="long", context=f"{text[1500:2200]}:", continuations=("A", "because", "Beijing 北京")
+        ),
         Request(id="short", context="Is", continuations=(" A", " B")),
     ]
 
@@ -368,6 +373,32 @@ def by_hand(
             out[request.id].append(sum(float(scores[i, whole[i + 1]]) for i in at))
             longest = max(longest, len(whole) - 1)
     return out, longest
+
+
+WRITTEN = 6
+"""Tokens that every family writes after each of a few contexts."""
+
+
+@torch.no_grad()
+def written_by_hand(folder: Any, requests: list[Request], implementation: str) -> list[str]:
+    """Greedy texts by an independently loaded model, a whole forward pass for every token."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    read: Any = AutoModelForCausalLM.from_pretrained
+    model = read(folder, dtype=torch.float32, attn_implementation=implementation).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    out: list[str] = []
+    for request in requests:
+        ids = tokenizer(request.context).input_ids
+        written: list[int] = []
+        while len(written) < WRITTEN:
+            logits = model(torch.tensor([ids + written]), use_cache=False).logits[0, -1]
+            written.append(int(logits.argmax()))
+            if written[-1] == 1:  # the end
+                break
+        text = [i for i in written if i != 1]
+        out.append(tokenizer.decode(text, skip_special_tokens=True))
+    return out
 
 
 def saved(folder: Path, tokenizer: Any, kind: str, options: dict[str, Any]) -> Path:
@@ -424,9 +455,17 @@ def measured(
             for ours, theirs in zip(replies[request.id], wanted[request.id], strict=True)
         ]
         distinct = {round(logprobs[0], 3) for logprobs in replies.values()}
-        path = backend.describe()["path"]
         worst = float(torch.tensor(off).max())  # keeps a NaN
-        return Result(path, said, worst, len(distinct), longest)
+        asked = [
+            Request(id=request.id, context=request.context, max_new_tokens=WRITTEN)
+            for request in requests[1:4]
+        ]
+        texts = {reply.id: reply.text for reply in backend.ask(asked)}
+        by_itself = written_by_hand(folder, asked, REFERENCE.get(family, "eager"))
+        path = backend.describe()["path"]
+        return Result(
+            path, said, worst, len(distinct), longest, [texts[r.id] for r in asked], by_itself
+        )
 
     def get(family: str) -> Result:
         if family not in found:
@@ -452,6 +491,16 @@ def test_scores_are_right_and_the_path_is_the_expected_one(
     else:
         assert reason in result.path["reason"]
         assert result.said == [f"plain path: {result.path['reason']}"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_is_what_the_model_writes_by_itself(
+    family: str, measured: Callable[[str], Result]
+) -> None:
+    result = measured(family)
+    assert result.texts == result.wanted_texts, result.path
+    packed = result.path["attention"] == "packed"
+    assert result.path["writing"] == ("packed" if packed else "one row at a time")
 
 
 def test_the_table_is_printed(measured: Callable[[str], Result], found: dict[str, Result]) -> None:

@@ -11,7 +11,7 @@ import torch
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends import writing
 from ceval_suite.backends.batching import Read, Row, Tokens
-from ceval_suite.backends.decoding import Decoder, one_by_one
+from ceval_suite.backends.decoding import TRIED, Decoder, one_by_one
 from ceval_suite.backends.drafts import Chain, Draft, Pen, Writing
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoder
@@ -40,8 +40,17 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 class Composer:
     """Writes, and follows chains, with one model."""
 
-    def __init__(self, model: Any, tokenizer: Any, forward: Forward, encoder: Encoder) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        forward: Forward,
+        encoder: Encoder,
+        numbers: Sequence[float] = (),
+    ) -> None:
+        """`numbers` are lengths at which something about the model's attention may change."""
+        self._numbers = sorted({int(n) for n in numbers if isinstance(n, int)})
+        self._reached = 0
         self.encoder = encoder
         self.pen = Pen(tokenizer, end_tokens(model, tokenizer))
         self.decoder = Decoder(forward)
@@ -78,7 +87,9 @@ class Composer:
         new = plan.fresh(drafts)
         with torch.inference_mode():
             written = (
-                self.decoder.write(drafts) if packed else one_by_one(self.model, drafts, self._pad)
+                self.decoder.write(drafts)
+                if packed
+                else one_by_one(self.decoder.forward, drafts, self.pen, self._pad)
             )
             for draft in written:
                 for number, request in enumerate(owners[id(draft)]):
@@ -151,9 +162,12 @@ class Composer:
         if not packs(rows):
             self.way = "one row at a time"
             return False
-        if not self.way:
-            wrong = self.decoder.check(some, self.pen.endless())
+        reach = max(len(draft.tokens) + draft.most for draft in some)
+        crossed = [n for n in self._numbers if max(self._reached, 2 * TRIED) < n < reach]
+        if not self.way or (crossed and self.way == "packed"):
+            wrong = self.decoder.check(some, self.pen.endless(), crossed)
             self.way = f"one row at a time: {wrong}" if wrong else "packed"
+        self._reached = max(self._reached, reach)
         return self.way == "packed"
 
 

@@ -129,31 +129,27 @@ class Decoder:
                     yield some[row]
                     store.tails.drop(slot)
 
-    def check(self, drafts: Sequence[Draft], pen: Pen, *, whole: bool = False) -> str:
+    def check(self, drafts: Sequence[Draft], pen: Pen, crossed: Sequence[int] = ()) -> str:
         """Write a few tokens by steps and read them by the plain path; what is wrong, or nothing.
 
         Rows are both ends of a context, and what is left of that when its own end is cut off, so
-        that they share a stem and have tails of their own; or the `whole` of the longest one.
-
-        Raises:
-            ModelError: logits that are not finite.
+        that they share a stem and have tails of their own. Attention windows, chunks and scalings
+        of positions set in at the lengths `crossed`: there rows are tried that pass them.
         """
         longest = max((draft.tokens for draft in drafts), key=len)
-        if not whole and len(longest) > 2 * HALF:
-            longest = np.concatenate([longest[:HALF], longest[-HALF:]])
+        short = longest
+        if len(longest) > 2 * HALF:
+            short = np.concatenate([longest[:HALF], longest[-HALF:]])
+        rows = [short, *(np.resize(longest, max(1, n - TRIED // 2)) for n in crossed)]
+        return next(filter(None, (self._wrong(row, pen) for row in rows)), "")
+
+    def _wrong(self, longest: np.ndarray[Any, Any], pen: Pen) -> str:
         ends = {len(longest), max(1, len(longest) - HALF // 2), max(1, len(longest) - HALF // 3)}
         tried = [Writing(pen, longest[:end], TRIED) for end in sorted(ends)]
         before = self.forward.computed
         try:
             list(self.write(tried))
-            worst = 0.0
-            for draft in tried:
-                row = np.concatenate([draft.tokens, np.asarray(draft.ids[:-1], np.int32)])
-                logits = self.forward.plainly(row, range(len(draft.tokens) - 1, len(row)))
-                chosen = torch.tensor(draft.ids, device=logits.device)[:, None]
-                # greedy: what was chosen must be the best but for rounding
-                off = logits.max(-1).values - logits.gather(1, chosen)[:, 0]
-                worst = max(worst, float(off.max()))
+            worst = _below_best(self.forward, tried)
         except FAILURES as error:
             return " ".join(str(error).split())[:200] or type(error).__name__
         finally:
@@ -161,6 +157,17 @@ class Decoder:
         if not worst <= TOLERANCE.get(self.forward.dtype, 0.5):
             return f"steps choose a token whose logit is {worst:.2g} below the best"
         return ""
+
+
+def _below_best(forward: Forward, drafts: Sequence[Writing]) -> float:
+    """How far the logit of what was written is below the best one, by the plain path, at most."""
+    worst = 0.0
+    for draft in drafts:
+        row = np.concatenate([draft.tokens, np.asarray(draft.ids[:-1], np.int32)])
+        logits = forward.plainly(row, range(len(draft.tokens) - 1, len(row)))
+        chosen = torch.tensor(draft.ids, device=logits.device)[:, None]
+        worst = max(worst, float((logits.max(-1).values - logits.gather(1, chosen)[:, 0]).max()))
+    return worst
 
 
 @dataclass(frozen=True)
@@ -191,27 +198,40 @@ def _said(logits: torch.Tensor) -> list[_Said]:
     return [_Said(row, token) for row, token in zip(logits, best.indices.tolist(), strict=True)]
 
 
-def one_by_one(model: Any, drafts: Sequence[Writing], pad: int) -> Iterator[Writing]:
+def one_by_one(
+    forward: Forward, drafts: Sequence[Writing], pen: Pen, pad: int
+) -> Iterator[Writing]:
     """Write by transformers' own `generate`, one row at a time; no scores are taken.
 
-    Nothing that a checkpoint's generation_config.json asks for but its end tokens takes part:
-    penalties and suppressed tokens would change the letters, which all stand in the prompt.
+    Its cache is used where a few tokens that it gives are those of the model without one.
     """
+    forward.use_plain()
+    tried = Writing(pen.endless(), max((d.tokens for d in drafts), key=len), TRIED)
+    _generated(forward.model, tried, pad, cached=True)
+    cached = _below_best(forward, [tried]) <= TOLERANCE.get(forward.dtype, 0.5)
+    for draft in drafts:
+        forward.use_plain()
+        _generated(forward.model, draft, pad, cached=cached)
+        forward.computed += len(draft.tokens) + len(draft.ids)
+        yield draft
+
+
+def _generated(model: Any, draft: Writing, pad: int, *, cached: bool) -> None:
     from transformers import GenerationConfig
 
     def ended(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         # the same pen decides as on the packed path
         return torch.tensor([draft.add(int(ids[0, -1]))], device=ids.device)
 
-    for draft in drafts:
-        ids = torch.as_tensor(draft.tokens, dtype=torch.long, device=model.device)[None]
-        config = GenerationConfig(
-            max_new_tokens=draft.most,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=sorted(draft.pen.ends) or None,
+    ids = torch.as_tensor(draft.tokens, dtype=torch.long, device=model.device)[None]
+    config = GenerationConfig(
+        max_new_tokens=draft.most,
+        do_sample=False,
+        use_cache=cached,
+        pad_token_id=pad,
+        eos_token_id=sorted(draft.pen.ends) or None,
+    )
+    with writing.settings(model, config):
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), stopping_criteria=[ended]
         )
-        with writing.settings(model, config):
-            mask = torch.ones_like(ids)
-            model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[ended])
-        yield draft

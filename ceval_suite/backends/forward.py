@@ -176,6 +176,10 @@ class Forward:
         if self.model.config._attn_implementation != attention.NAME:
             raise attention.NotPacked("the model's attention is its own and cannot be replaced")
 
+    def use_plain(self) -> None:
+        """Have the model attend as transformers writes it."""
+        self._use(self._plain)
+
     def step(self, step: Step, tokens: Sequence[int]) -> torch.Tensor:
         """Logits [A, V] after one more token of each of A rows."""
         self.use_packed()  # between two steps the model may have been used for something else

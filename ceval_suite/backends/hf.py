@@ -136,10 +136,12 @@ class HFBackend:
             self.path = {"attention": "plain", "reason": attached.plain}
         if self._pair:
             self.path = {"attention": "plain", "reason": "encoder and decoder"}
-        self.composer = Composer(self.model, self.loaded.tokenizer, self.forward, self.encoder)
         self._total = 0
         self._checked = 0
         self._numbers = loading.lengths(self.model.config.to_dict())
+        self.composer = Composer(
+            self.model, self.loaded.tokenizer, self.forward, self.encoder, self._numbers
+        )
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
