@@ -321,7 +321,8 @@ def test_preview_for_people_shows_prompt_lead_continuations_and_answer(real_data
         assert expected in text
     assert "continuations: ' A', ' B', ' C', ' D', ' E'" in text
     assert "answer: A\n" in text
-    assert "not scored by this method: kind cloze" in preview.text(found, "math", 0)
+    options = prepared(real_data, "agieval", "lm-eval")
+    assert "not scored by this method: kind cloze" in preview.text(options, "math", 0)
     assert "(no label)" in preview.text(found, "jec-qa-kd", 211)
     with pytest.raises(ConfigError, match="rows 0 to 253; there is no row 254"):
         preview.text(found, "aqua-rat", 254)
