@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ceval_suite import equivalence, extract
 from ceval_suite.prompt import BARE, FIRST, TEXT, Prompt, strings
@@ -60,7 +60,7 @@ class Judge:
         Labels decide ties, the first in their order, as every official script has it. Raw float32
         logits decide when every continuation is one token, else summed log-probabilities.
         """
-        item, reply = prompt.item, replies[prompt.item.id]
+        item, reply = prompt.item, _of_labels(prompt, replies[prompt.item.id])
         found.mass = reply.choice_mass
         if prompt.method == "sequence":
             return _sequence(item, reply, found)
@@ -73,7 +73,7 @@ class Judge:
         scores = list(reply.logits or reply.logprobs)
         if prompt.method == "continuation" and scores:
             bare = replies.get(item.id + BARE)
-            scores = self._normalised(prompt, reply, bare)
+            scores = self._normalised(prompt, reply, bare and _of_labels(prompt, bare))
         if not scores:
             return []
         best = max(order, key=lambda i: scores[i])
@@ -122,6 +122,21 @@ class Judge:
             return 1.0
         partial = self.task.subjects[item.subject].partial
         return partial if predicted and set(predicted) <= set(item.answer) else 0.0
+
+
+def _of_labels(prompt: Prompt, reply: Reply) -> Reply:
+    """The reply with a value for each label, where two have the same text and were asked once."""
+    distinct = prompt.distinct()
+    if not reply.logprobs or len(distinct) == len(prompt.continuations):
+        return reply
+    places = [distinct.index(text) for text in prompt.continuations]
+    return replace(
+        reply,
+        logprobs=tuple(reply.logprobs[k] for k in places),
+        logits=tuple(reply.logits[k] for k in places) if reply.logits else (),
+        lengths=tuple(reply.lengths[k] for k in places) if reply.lengths else (),
+        bounded=tuple(label for label, k in enumerate(places) if k in reply.bounded),
+    )
 
 
 @dataclass

@@ -74,7 +74,15 @@ class Prompt:
         if self.max_new_tokens:
             # a second request reads what the first one wrote, and writes as much again
             return self.max_new_tokens * (2 if self.second else 1) + LETTERS * bool(self.second)
+        if self.method == "continuation":
+            return max(map(len, self.continuations), default=1)
         return LETTERS if self.method == "sequence" else 1
+
+    def distinct(self) -> tuple[str, ...]:
+        """What is scored, each text once: some items print two options of the same text."""
+        if self.method != "continuation":
+            return self.continuations
+        return tuple(dict.fromkeys(self.continuations))
 
     def request(self) -> Request:
         """The request that the item itself is answered by."""
@@ -86,7 +94,7 @@ class Prompt:
         scored = Request(
             id=id,
             context=self.text + self.lead,
-            continuations=self.continuations,
+            continuations=self.distinct(),
             template_tokens=template_tokens,
             after=self.after,
             read_as=self.read_as,
@@ -109,7 +117,7 @@ class Prompt:
             last = replace(written, context=self.second, after=first.id, joint="\n")
             return first, last
         if self.bare:
-            bare = Request(id=id + BARE, context=self.bare, continuations=self.continuations)
+            bare = Request(id=id + BARE, context=self.bare, continuations=self.distinct())
             return bare, scored
         return (scored,)
 

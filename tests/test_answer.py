@@ -336,3 +336,15 @@ def test_what_has_no_gold_label_is_neither_right_nor_wrong() -> None:
     item = question("multi", ())
     found = record(asked(item, "generate"), Reply(id=item.id, text="AB"), by=by)
     assert (found.prediction, found.correct, found.score) == (["A", "B"], None, None)
+
+
+def test_options_of_the_same_text_are_asked_once_and_tie() -> None:
+    by = judge(methods={"single": "continuation"}, normalise="token")
+    item = question("single", ("C",))
+    prompt = asked(item, "continuation", continuations=(" one", " two", " one", " three"))
+    assert prompt.request().continuations == (" one", " two", " three")
+    reply = Reply(id=item.id, logprobs=(-2.0, -4.0, -9.0), lengths=(1, 1, 3))
+    found = record(prompt, reply, by=by)
+    assert found.prediction == ["A"]
+    assert found.tie is True
+    assert found.logprobs == {"A": -2.0, "B": -4.0, "C": -2.0, "D": -9.0}
