@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,7 @@ class ServerBackend:
         plan = [query for query in self._plan(requests) if query.request.continuations]
         encoded = [query.encoded for query in plan if query.encoded is not None]
         if encoded:
-            read = [replace(query.request, continuations=query.texts) for query in plan]
-            return tokenizers.audit(self.tokenizer, encoded, read)
+            return tokenizers.audit(self.tokenizer, encoded, [query.request for query in plan])
         return [
             {
                 "id": query.request.id,
