@@ -195,6 +195,8 @@ def test_every_benchmark_has_the_named_wordings_with_their_sources(task: str) ->
         "gaokao": {"teacher-forced", "official-generate", "official-script"},
     }[task]
     wanted = {"official", "colossal"} | ({"lm-eval"} if task != "gaokao" else set())
+    if task in ("mmlu", "cmmlu", "ceval"):
+        wanted |= {f"whole-option{how}" for how in ("", "-token", "-byte", "-pmi")}
     assert templates.keys() == wanted | written
     assert all(template.source for template in templates.values())
     assert load_template(load_task(task))[0] == "official"

@@ -695,5 +695,5 @@ def test_every_protocol_of_every_benchmark_has_a_fingerprint_of_its_own(real_dat
         for task in FIVE
         for protocol in catalog.load_prompts(task)
     ]
-    assert len(set(found)) == len(found) == 25
+    assert len(set(found)) == len(found) == 37
     assert all(len(f) == 64 and int(f, 16) for f in found)

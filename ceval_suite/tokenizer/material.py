@@ -63,8 +63,13 @@ class Source:
         return next((i for i in items if i.labels and template.method(i) in SCORED), None)
 
 
+def _lettered(template: Template) -> bool:
+    """Whether a wording prints letters at all; options scored as texts need none."""
+    return any(word in template.question + template.answer for word in ("label", "options"))
+
+
 def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """(prompts file, protocol) of all that score labels, or of those asked for.
+    """(prompts file, protocol) of all that score labels and print them, or of those asked for.
 
     They are asked for as `official` or `mmlu/official`.
 
@@ -75,7 +80,7 @@ def wordings(asked: Sequence[str] | None = None) -> list[tuple[str, str]]:
         (file, protocol)
         for file in sorted(yaml_files("prompts"))
         for protocol, template in load_prompts(file).items()
-        if any(method in SCORED for method in template.methods.values())
+        if any(method in SCORED for method in template.methods.values()) and _lettered(template)
     ]
     if not asked:
         return every
