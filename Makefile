@@ -35,6 +35,7 @@ lint: $(VENV)/.extras
 bench: $(VENV)/.installed
 	$(BIN)/python tests/perf/bench.py versus --dtype float32
 	$(BIN)/python tests/perf/bench.py versus --dtype bfloat16
+	$(BIN)/python tests/perf/bench.py writing
 	$(BIN)/python tests/perf/bench.py ablation
 	$(BIN)/python tests/perf/bench.py scaling
 	$(BIN)/python tests/perf/bench.py startup

@@ -33,11 +33,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods by their place among the columns."""
+    """Two methods by their place among the columns, and how often either is right."""
 
     first: int
     second: int
     found: Agreement
+    either: Estimate
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,14 @@ def across(folders: Sequence[Path]) -> Across:
         split=str(sides[0].about["split"]),
         n=len(common),
         columns=columns,
-        pairs=[
-            Pair(i, j, methods.agreement(columns[i].answers, columns[j].answers))
-            for i, j in combinations(range(len(columns)), 2)
-        ],
+        pairs=[_pair(columns, i, j) for i, j in combinations(range(len(columns)), 2)],
     )
+
+
+def _pair(columns: Sequence[Column], first: int, second: int) -> Pair:
+    one, two = columns[first].answers, columns[second].answers
+    right = {key: float(answer.right or two[key].right) for key, answer in one.items()}
+    return Pair(first, second, methods.agreement(one, two), methods.share(right))
 
 
 def _runs(folder: Path) -> list[Side]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ceval_suite.cli_data import ensure, listed
+from ceval_suite.cli_data import ensure, listed, show
 from ceval_suite.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ceval_suite.schema import Table
 
 Texts = Annotated[
     list[str] | None,
@@ -25,16 +22,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _print(tables: list[Table], as_json: bool) -> None:
-    from ceval_suite.report import table
-
-    if as_json:
-        typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
-        return
-    for found in tables:
-        table.show(found)
 
 
 def compare(
@@ -58,7 +45,7 @@ def compare(
         corpora = [verb.Corpus(group, found) for group, found in groups.items()]
         for folder in (first, second):
             verb.measure_again(folder, corpora, _say)
-    _print(report.compare(first, second), as_json)
+    show(report.compare(first, second), as_json)
 
 
 def bits(
@@ -95,7 +82,7 @@ def bits(
     for name, spec in sweep.models(models, {"dtype": dtype, "device": device}).items():
         folders += verb.measure(name, spec, corpora, out, _say)
     found = [read_json(folder / "summary.json") for folder in folders]
-    _print([report.bits(found)], as_json)
+    show([report.bits(found)], as_json)
     if not as_json:
         for folder in folders:
             _say(f"records: {folder}")

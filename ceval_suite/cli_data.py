@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ceval_suite.errors import UserError
+
+if TYPE_CHECKING:
+    from ceval_suite.schema import Table
 
 app = typer.Typer(help="Fetch or verify benchmark files.", no_args_is_help=True)
 
@@ -19,6 +22,17 @@ def _say(line: str) -> None:
 def listed(text: str | None) -> list[str]:
     """The parts of an option that takes several names separated by commas."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def show(tables: list[Table], as_json: bool) -> None:
+    """Print tables, or a JSON list of them."""
+    from ceval_suite.report import table
+
+    if as_json:
+        typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
+        return
+    for found in tables:
+        table.show(found)
 
 
 def ensure(tasks: list[str], data: Path | None) -> None:

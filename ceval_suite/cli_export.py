@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ceval_suite.schema import Table
+from ceval_suite.cli_data import show
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
 Run = Annotated[Path, typer.Argument(help="A run folder.")]
-
-
-def _print(tables: list[Table], as_json: bool) -> None:
-    from ceval_suite.report import table
-
-    if as_json:
-        typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
-        return
-    for found in tables:
-        table.show(found)
 
 
 def export(
@@ -68,7 +57,7 @@ def papers(
     """Points of exam papers by file, subject and year, and the objective marks of a whole exam."""
     from ceval_suite.report import papers as report
 
-    _print(report.tables(run, year, data), as_json)
+    show(report.tables(run, year, data), as_json)
 
 
 def agreement(
@@ -78,4 +67,4 @@ def agreement(
     """How far methods agree on the same items: letters, whole options, generation."""
     from ceval_suite.report import agreement as report
 
-    _print(report.tables(runs), as_json)
+    show(report.tables(runs), as_json)

@@ -115,7 +115,8 @@ def render(
         for prompt in chunk:
             if counted.get(id(prompt), 0) > backend.max_length - prompt.room:
                 fitted = renderers[prompt.item.subject]
-                prompt = fitted.fit(prompt.item, count, backend.max_length)
+                before = given.get(prompt.item.id)
+                prompt = fitted.fit(prompt.item, count, backend.max_length, before)
             out.append(prompt)
     return out
 

@@ -276,13 +276,19 @@ class Renderer:
             for label, option in zip(item.labels, options, strict=True)
         )
 
-    def fit(self, item: Item, count: Callable[[str], int], limit: int) -> Prompt:
+    def fit(
+        self,
+        item: Item,
+        count: Callable[[str], int],
+        limit: int,
+        before: Sequence[str] | None = None,
+    ) -> Prompt:
         """The prompt with as many whole shots as fit into `limit` tokens.
 
-        `count` gives the tokens of a text. Room is kept for the letter, or for what the model is to
-        write; where the question alone leaves less than that, it may write less. The benchmark's
-        own rule decides which shots go: the last ones, or (CMMLU, mp_utils.py) all of the longest
-        length at once and at last the header.
+        `count` gives the tokens of a text, `before` is what `render` takes. Room is kept for the
+        letter, or for what the model is to write; where the question alone leaves less than that,
+        it may write less. The benchmark's own rule decides which shots go: the last ones, or
+        (CMMLU, mp_utils.py) all of the longest length at once and at last the header.
 
         Raises:
             PromptError: the question alone does not fit.
@@ -291,7 +297,7 @@ class Renderer:
         def fits(prompt: Prompt) -> bool:
             return count(prompt.text + prompt.lead) <= limit - prompt.room
 
-        prompt = self.render(item)
+        prompt = self.render(item, before=before)
         if fits(prompt):
             return prompt
         shown = list(self.shots)
@@ -302,7 +308,7 @@ class Renderer:
                 shown = [shot for shot in shown if lengths[id(shot)] != longest]
             else:
                 shown.pop()
-            prompt = self.render(item, shown)
+            prompt = self.render(item, shown, before)
             if fits(prompt):
                 return prompt
         if self.template.fit == "drop_longest":

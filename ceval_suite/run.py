@@ -133,9 +133,8 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
         one.run.check_numerics(backend.describe().get("dtype"))
         prompts = render(one.prepared, one.left, backend, _given(one))
         _say_fitting(one.prepared, prompts, watch)
-        letters = backend.audit(
-            [p.request() for p in prompts if p.continuations and not p.after][:1]
-        )
+        first = next((p for p in prompts if p.continuations and not p.after), None)
+        letters = backend.audit([first.request()] if first else [])
         one.run.update({"engine": backend.describe(), "letters": letters})
         call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
         asked = sum(len(prompt.item.record_ids()) for prompt in prompts)

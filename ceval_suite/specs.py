@@ -309,7 +309,7 @@ class Template(Parts):
         return method if item.labels or method == "generate" else None
 
     def parts(self, shots: int) -> dict[str, str]:
-        """The five parts and the lead for a prompt with `shots` shots."""
+        """All parts for a prompt with `shots` shots."""
         parts = {name: getattr(self, name) for name in PARTS}
         if shots == 0 and self.zero_shot is not None:
             parts.update(self.zero_shot.parts())

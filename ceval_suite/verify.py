@@ -45,12 +45,14 @@ def check_again(
         flips: list[str] = []
         worst = 0.0
         for answer in call.answers(backend):
+            turned: list[str] = []
             for again in answer.records:
                 before = run.done[again.id]
                 off = (abs(again.logprobs[k] - v) for k, v in before.logprobs.items())
                 worst = max(worst, *off, 0.0)
                 if again.prediction != before.prediction:
-                    flips.append(again.id)
+                    turned.append(again.id)
+            flips += turned[:1]  # items are counted, whatever their number of sub-questions
         if not chosen:
             continue
         rate = wilson(len(flips), len(chosen))

@@ -126,6 +126,27 @@ def test_two_processes_write_the_records_of_one(models: Path) -> None:
         assert engine["tensor_parallel"]["own_shared_bytes"] == 4 * half
 
 
+def test_two_processes_write_texts_and_follow_answers_like_one(models: Path) -> None:
+    run = ("run", "--tasks", "sample-gaokao,sample-agieval", "--shots", "0", "--limit", "2")
+    one(models, *run, "--model", "apart-one")
+    done = two(models, "-m", "ceval_suite", *run, "--model", "apart-two")
+    assert done.returncode == 0, done.stderr
+    for task in ("sample-gaokao", "sample-agieval"):
+        (expected,) = (models / "runs" / "apart-one").glob(f"{task}-*")
+        (found,) = (models / "runs" / "apart-two").glob(f"{task}-*")
+        by_id = {r.id: r for r in read_records(found / "records.jsonl")}
+        records = list(read_records(expected / "records.jsonl"))
+        assert len(records) == len(by_id) > 0
+        for record in records:
+            other = by_id[record.id]
+            assert (other.text, other.prediction) == (record.text, record.prediction)
+            assert other.prompt_sha256 == record.prompt_sha256
+            assert other.logprobs == pytest.approx(record.logprobs, abs=1e-4)
+        engine = read_json(found / "run.json")["engine"]
+        assert engine["path"]["writing"] == "packed"
+    assert any(record.text for record in records)
+
+
 def test_trouble_of_one_process_ends_all_with_its_sentence(models: Path, tiny_model: Path) -> None:
     # as on a second machine to which nobody copied the checkpoint
     (models / "elsewhere").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -486,3 +487,39 @@ def test_runs_of_different_items_are_not_compared() -> None:
 
     with pytest.raises(RunError, match="different items"):
         effect([], [])
+
+
+def test_divergence_is_of_letters_after_the_same_text(tiny_model: Path, tmp_path: Path) -> None:
+    have("torchao")
+    from ceval_suite import quantised
+    from ceval_suite.errors import RunError
+    from ceval_suite.prepare import Selection
+    from ceval_suite.report.quantisation import effect, kl
+
+    specs = quantised.models(str(tiny_model), ["method=torchao,bits=4"], {"device": "cpu"})
+    tasks = ["sample-gaokao", "sample-agieval"]
+    base, four = quantised.compare(specs, tasks, Selection(shots=0, limit=2), tmp_path, quiet)
+    found = effect(base.records, four.records)
+    other = {record.id: record for record in four.records}
+    pairs = [(one, other[one.id]) for one in base.records]
+    written = [one for one, _ in pairs if one.text is not None]
+    strings = [one for one, _ in pairs if any(len(label) > 1 for label in one.logprobs)]
+    letters = [
+        kl(one.logprobs, two.logprobs)
+        for one, two in pairs
+        if one not in written and one not in strings and one.prompt_sha256 == two.prompt_sha256
+    ]
+    assert written
+    assert strings
+    assert found.n == len(pairs) > len(letters) > 0
+    assert found.divergence is not None
+    assert (found.divergence.n, found.divergence.value) == (
+        len(letters),
+        pytest.approx(sum(letters) / len(letters)),
+    )
+    only = effect(written, [other[record.id] for record in written])
+    assert only.divergence is None
+    # the same letters after another text are another question
+    moved = [replace(base.records[0], prompt_sha256="0" * 64)]
+    with pytest.raises(RunError, match="was put in two ways"):
+        effect([base.records[0]], moved)

@@ -257,6 +257,28 @@ def test_prompt_lengths_and_distinct_tokens_are_those_counted_by_hand(
     assert cost.distinct == len({tuple(r[: k + 1]) for r in rows for k in range(len(r))})
 
 
+@pytest.mark.parametrize("name", ["sample-gaokao", "sample-agieval"])
+def test_prompts_of_every_kind_cost_what_a_run_asks(name: str, tiny_tokenizer: Any) -> None:
+    prepared = prepare(name, Selection(limit=3))
+    encoder = Encoder(tiny_tokenizer)
+    cost = Bench(prepared).cost(encoder, [64, 10**6], lambda _: None)
+    assert cost is not None
+    wanted: list[int] = []
+    for item in prepared.scored():
+        # sub-questions stand after the right answers to those before them
+        prompt = prepared.renderer(item.subject).render(item, before=item.before or None)
+        assert item.question.strip() in prompt.text
+        assert prompt.text.count("【答案】") >= item.part * (item.parts < 5)
+        wanted.append(len(tiny_tokenizer(prompt.text + prompt.lead).input_ids))
+    assert cost.items == len(wanted) == len(prepared.scored())
+    assert cost.mean == pytest.approx(sum(wanted) / len(wanted))
+    assert cost.longest == max(wanted)
+    assert cost.distinct < sum(wanted) <= cost.total
+    small, large = cost.fits
+    assert small.dropped + small.unfit == len(wanted)
+    assert (large.dropped, large.unfit) == (0, 0)
+
+
 @pytest.mark.parametrize("task", ["sample-cmmlu", "sample-mmlu"])  # longest first, last first
 def test_shots_are_dropped_as_a_run_drops_them(
     tiny_model: Path, task: str, one_thread: None

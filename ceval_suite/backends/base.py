@@ -7,6 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from ceval_suite.schema import Reply, Request
 
+NOT_FINITE = (
+    "the model's logits are not finite; the checkpoint is broken or its dtype too narrow "
+    "(try --dtype float32)."
+)
+"""What is said of a model whose numbers mean nothing."""
+
 Say = Callable[[str], None]
 """Shows one line to the person at the terminal."""
 

@@ -24,19 +24,6 @@ Score = Callable[[Sequence[Request]], Iterator[Reply]]
 """Replies to the continuations of requests."""
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens with which a model says that it has finished.
-
-    Those of generation_config.json, which chat models extend by the end of a turn; else the
-    configuration's or the tokenizer's own.
-    """
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        found = getattr(holder, "eos_token_id", None)
-        if found is not None:
-            return [int(token) for token in (found if isinstance(found, list) else [found])]
-    return []
-
-
 class Composer:
     """Writes, and follows chains, with one model."""
 
@@ -47,12 +34,17 @@ class Composer:
         forward: Forward,
         encoder: Encoder,
         numbers: Sequence[float] = (),
+        agreed: Callable[[str], str] = str,
     ) -> None:
-        """`numbers` are lengths at which something about the model's attention may change."""
+        """`numbers` are lengths at which something about the model's attention may change.
+
+        `agreed` gives one process's verdict to all that share the model.
+        """
+        self._agreed = agreed
         self._numbers = sorted({int(n) for n in numbers if isinstance(n, int)})
         self._reached = 0
         self.encoder = encoder
-        self.pen = Pen(tokenizer, end_tokens(model, tokenizer))
+        self.pen = Pen(tokenizer, writing.end_tokens(model, tokenizer))
         self.decoder = Decoder(forward)
         self.way = ""
         pad = getattr(tokenizer, "pad_token_id", None)
@@ -134,7 +126,7 @@ class Composer:
                 rest = draft.requests[len(draft.answers) :]
                 if rest:
                     # the first of them goes on from what is answered
-                    left += [replace(rest[0], context=draft.context, after="", joint="")]
+                    left += [draft.going_on(rest[0])]
                     left += rest[1:]
         self.encoder.forget()
 
@@ -165,7 +157,7 @@ class Composer:
         reach = max(len(draft.tokens) + draft.most for draft in some)
         crossed = [n for n in self._numbers if max(self._reached, 2 * TRIED) < n < reach]
         if not self.way or (crossed and self.way == "packed"):
-            wrong = self.decoder.check(some, self.pen.endless(), crossed)
+            wrong = self._agreed(self.decoder.check(some, self.pen.endless(), crossed))
             self.way = f"one row at a time: {wrong}" if wrong else "packed"
         self._reached = max(self._reached, reach)
         return self.way == "packed"

@@ -17,6 +17,7 @@ import torch
 
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends import writing
+from ceval_suite.backends.base import NOT_FINITE
 from ceval_suite.backends.batching import common
 from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import FAILURES, Forward
@@ -93,7 +94,7 @@ class Decoder:
         """How many rows of so many tokens may be kept at once."""
         device = self.forward.device
         free = BYTES
-        if device.type == "cuda":
+        if device.type == "cuda" and not self.forward.in_step:
             free = int(SHARE * torch.cuda.mem_get_info(device)[0])
         if self.forward.memory is not None:
             free = min(free, self.forward.memory // 8)
@@ -191,10 +192,7 @@ def _said(logits: torch.Tensor) -> list[_Said]:
     """
     best = logits.max(-1)
     if not bool(torch.isfinite(best.values).all()):
-        raise ModelError(
-            "the model's logits are not finite; the checkpoint is broken or its dtype too narrow "
-            "(try --dtype float32)."
-        )
+        raise ModelError(NOT_FINITE)
     return [_Said(row, token) for row, token in zip(logits, best.indices.tolist(), strict=True)]
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from ceval_suite.backends.batching import Node, Read, Row, Tokens, common, trie
+from ceval_suite.backends.writing import cut
 from ceval_suite.schema import Request
 
 D = TypeVar("D", bound="Draft")
@@ -90,11 +91,9 @@ class Writing:
             # a stop text lies within as many last tokens as it has bytes
             longest = max(len(text.encode()) for text in self.stop)
             near = self.pen.text(self.ids[-longest - MARGIN :])
-            if any(text in near for text in self.stop):
-                whole = self.pen.text(self.ids)
-                found = [at for at in map(whole.find, self.stop) if at >= 0]
-                if found:
-                    self.text, self.finished = whole[: min(found)], True
+            if cut(near, self.stop)[1]:
+                self.text, self.finished = cut(self.pen.text(self.ids), self.stop)
+                if self.finished:
                     return True
         if len(self.ids) >= self.most:
             self.text = self.pen.text(self.ids)
@@ -180,7 +179,7 @@ class Chain:
         best = max(range(len(scores)), key=lambda k: scores[k][0])
         follower = self.requests[len(self.answers)]
         self.context += follower.joint + now.continuations[best] + follower.context
-        found = self.encode(replace(follower, context=self.context))
+        found = self.encode(self.going_on(follower))
         known = [*self.tokens.tolist(), *self.ids]
         if found is None or found[0][: len(known)].tolist() != known:
             return True
@@ -189,6 +188,16 @@ class Chain:
             return True
         self.ids.append(self._coming.pop(0))
         return False
+
+    def going_on(self, follower: Request) -> Request:
+        """A request of the chain as one that follows nothing: all before it is in its context."""
+        return replace(
+            follower,
+            context=self.context,
+            template_tokens=self.requests[0].template_tokens,
+            after="",
+            joint="",
+        )
 
     def restart(self) -> None:
         """Nothing is answered."""

@@ -68,7 +68,7 @@ class Forward:
         self.computed = 0
         self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
-        self._in_step = False
+        self.in_step = False
         self._cached_lengths = [
             (module, name)
             for module in model.modules()
@@ -93,7 +93,7 @@ class Forward:
 
     def keep_in_step(self) -> None:
         """Decide nothing by time or by what fits here: other processes make the same passes."""
-        self._in_step = True
+        self.in_step = True
         self.sizes.fix(self.sizes.now)
 
     def kernels(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class Forward:
                 size = len(some.tokens)
                 if size <= SMALLEST:
                     raise _no_memory(size)
-                if self._in_step:
+                if self.in_step:
                     raise ModelError(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
                         "processes."

@@ -19,7 +19,7 @@ from ceval_suite.backends import (
     writing,
 )
 from ceval_suite.backends.attention import ways_on
-from ceval_suite.backends.base import Say
+from ceval_suite.backends.base import NOT_FINITE, Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
 from ceval_suite.backends.forward import Forward
@@ -64,10 +64,7 @@ class _Job:
         """
         index = score.read.slot[0]
         if not abs(score.logprob) < float("inf"):
-            raise ModelError(
-                f"{self.requests[index].id}: the model's logits are not finite; the checkpoint is "
-                "broken or its dtype too narrow (try --dtype float32)."
-            )
+            raise ModelError(f"{self.requests[index].id}: {NOT_FINITE}")
         self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
         self._missing[index] -= 1
         if self._missing[index] == 0:
@@ -140,7 +137,12 @@ class HFBackend:
         self._checked = 0
         self._numbers = loading.lengths(self.model.config.to_dict())
         self.composer = Composer(
-            self.model, self.loaded.tokenizer, self.forward, self.encoder, self._numbers
+            self.model,
+            self.loaded.tokenizer,
+            self.forward,
+            self.encoder,
+            self._numbers,
+            ranks.agreed if self._shared else str,
         )
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:

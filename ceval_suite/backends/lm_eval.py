@@ -179,13 +179,7 @@ class LmEvalBackend:
     def _round(self, requests: Sequence[Request]) -> Iterator[Reply]:
         for start in range(0, len(requests), CHUNK):
             chunk = requests[start : start + CHUNK]
-            scored = iter(self._score([r for r in chunk if r.continuations]))
-            written = iter(self._write([r for r in chunk if r.max_new_tokens]))
-            for request in chunk:
-                yield writing.joined(
-                    next(scored) if request.continuations else None,
-                    next(written) if request.max_new_tokens else None,
-                )
+            yield from writing.halves(chunk, self._score, self._write)
 
     def _score(self, requests: Sequence[Request]) -> list[Reply]:
         counted = [self._fits(request) for request in requests]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ceval_suite.backends.base import NOT_FINITE
 from ceval_suite.backends.batching import Read, Row, Score, Tokens
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Text, TextRecord
@@ -101,10 +102,7 @@ class Sums:
         """
         index = score.read.slot[0]
         if not abs(score.logprob) < float("inf"):
-            raise ModelError(
-                f"{self._texts[index].id}: the model's logits are not finite; the checkpoint is "
-                "broken or its dtype too narrow (try --dtype float32)."
-            )
+            raise ModelError(f"{self._texts[index].id}: {NOT_FINITE}")
         self._sums[index] += score.logprob
         self._missing[index] -= 1
         return index if self._missing[index] == 0 else None

@@ -123,12 +123,10 @@ class _Stops:
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end a text: the checkpoint's for writing, else its configuration's."""
-    for config in (getattr(model, "generation_config", None), model.config, tokenizer):
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            return [int(one) for one in (found if isinstance(found, list) else [found])]
-    raise ModelError("config.json names no eos_token_id; add the one it was trained with.")
+    found = writing.end_tokens(model, tokenizer)
+    if not found:
+        raise ModelError("config.json names no eos_token_id; add the one it was trained with.")
+    return found
 
 
 def _start(model: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -77,6 +77,19 @@ def as_read(request: Request, reply: Reply) -> Reply:
     )
 
 
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens with which a model says that it has finished.
+
+    Those of generation_config.json, which chat models extend by the end of a turn; else the
+    configuration's or the tokenizer's own.
+    """
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
+        found = getattr(holder, "eos_token_id", None)
+        if found is not None:
+            return [int(token) for token in (found if isinstance(found, list) else [found])]
+    return []
+
+
 @contextmanager
 def settings(model: Any, config: Any) -> Generator[None, None, None]:
     """Within it a transformers model generates by these settings, and by none of its own.
@@ -90,6 +103,24 @@ def settings(model: Any, config: Any) -> Generator[None, None, None]:
         yield
     finally:
         model.generation_config = before
+
+
+def halves(
+    requests: Sequence[Request],
+    score: Callable[[list[Request]], Sequence[Reply]],
+    write: Callable[[list[Request]], Sequence[Reply]],
+) -> Iterator[Reply]:
+    """Replies to requests that are scored, written on after, or both, in their order.
+
+    `score` and `write` answer theirs in the order in which they are given.
+    """
+    scored = iter(score([r for r in requests if r.continuations]))
+    written = iter(write([r for r in requests if r.max_new_tokens]))
+    for request in requests:
+        yield joined(
+            next(scored) if request.continuations else None,
+            next(written) if request.max_new_tokens else None,
+        )
 
 
 def check_room(request: Request, tokens: int, limit: int) -> None:

@@ -57,6 +57,7 @@ def matrix(found: Across) -> Table:
         "only first",
         "only second",
         "both wrong",
+        "either right",
         "same answer",
         "neither answers",
         "kappa",
@@ -67,6 +68,7 @@ def matrix(found: Across) -> Table:
         rows=tuple(_row(found, pair) for pair in found.pairs),
         notes=(
             (
+                "either right: percent ± half the 95 % interval, two attempts at each item; "
                 "same answer: equal predictions, right or wrong, no answer on both sides included; "
                 "kappa: Cohen's, over predictions, no answer being one of its own"
             ),
@@ -87,6 +89,7 @@ def _row(found: Across, pair: Pair) -> tuple[Cell, ...]:
         table.number(counts.first),
         table.number(counts.second),
         table.number(counts.neither),
+        table.estimate(pair.either),
         table.number(counts.same),
         table.number(counts.silent),
         kappa,

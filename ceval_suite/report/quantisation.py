@@ -28,7 +28,7 @@ class Effect:
     flips: Estimate
     lost: int
     won: int
-    divergence: Estimate
+    divergence: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,7 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     pairs = [(by_id[record.id], record) for record in other if record.id in by_id]
     if not pairs or not len(pairs) == len(by_id) == len(other):
         raise RunError("the runs hold different items; compare runs of the same tasks and limit.")
-    for one, two in pairs:
-        if one.logprobs.keys() != two.logprobs.keys() or one.prompt_sha256 != two.prompt_sha256:
-            raise RunError(f"item {one.id} was put in two ways; compare runs of one protocol.")
-        if one.bounded or two.bounded or not one.logprobs:
-            raise RunError(
-                f"item {one.id}: a server left labels out, and without their log-probabilities "
-                "there is no distribution to compare; allow it more top_logprobs."
-            )
+    found = [kl(one.logprobs, two.logprobs) for one, two in pairs if _comparable(one, two)]
     labelled = [(one, two) for one, two in pairs if two.correct is not None]
     return Effect(
         n=len(pairs),
@@ -86,8 +79,31 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
         flips=methods.share({a.id: float(a.prediction != b.prediction) for a, b in pairs}),
         lost=sum(bool(a.correct) and not b.correct for a, b in labelled),
         won=sum(bool(b.correct) and not a.correct for a, b in labelled),
-        divergence=_mean([kl(a.logprobs, b.logprobs) for a, b in pairs]),
+        divergence=_mean(found) if found else None,
     )
+
+
+def _comparable(one: Record, two: Record) -> bool:
+    """Whether both chose among the same letters after the same text.
+
+    Not so where texts were written, where letters follow one another (their strings are no
+    alternatives), and where other answers to earlier sub-questions stand before.
+
+    Raises:
+        RunError: they were asked in two ways, or a server left labels out.
+    """
+    follows = "#" in one.id and not one.id.endswith("#0")
+    same = one.prompt_sha256 == two.prompt_sha256
+    if one.logprobs.keys() != two.logprobs.keys() or not (same or follows):
+        raise RunError(f"item {one.id} was put in two ways; compare runs of one protocol.")
+    if one.text is not None or any(len(label) > 1 for label in one.logprobs):
+        return False
+    if one.bounded or two.bounded or not one.logprobs:
+        raise RunError(
+            f"item {one.id}: a server left labels out, and without their log-probabilities "
+            "there is no distribution to compare; allow it more top_logprobs."
+        )
+    return same
 
 
 def _mean(values: Sequence[float]) -> Estimate:
@@ -108,7 +124,10 @@ def summary(base: Side, others: Sequence[Side]) -> Table:
         "SNR: power of the weights over that of their errors, mean of the quantised layers.",
         "Flips: items whose prediction differs from the unquantised model's; Wilson interval.",
         "Lost and Won: right there and wrong here, and the other way round.",
-        "KL: of the choice distributions, unquantised to quantised; mean over items and interval.",
+        (
+            "KL: of the choice distributions, unquantised to quantised; mean over items and "
+            "interval; of single letters after the same text only."
+        ),
     )
     return Table(
         title=f"Quantisation of {base.name}",
@@ -139,14 +158,17 @@ def _row(base: Side, side: Side) -> tuple[Cell, ...]:
     flips, divergence = found.flips, found.divergence
     count = round(flips.value * flips.n)
     interval = f"{table.percent(flips.low)}–{table.percent(flips.high)}"
-    half = (divergence.high - divergence.low) / 2
+    shown = table.missing("(no letters)")
+    if divergence is not None:
+        half = (divergence.high - divergence.low) / 2
+        shown = Cell(text=f"{divergence.value:.2g} ±{half:.1g}", value=divergence.value)
     return (
         *cells,
         Cell(text=f"{count} ({table.percent(flips.value)} %)", value=flips.value),
         Cell(text=interval, value=flips.high - flips.low),
         table.number(found.lost),
         table.number(found.won),
-        Cell(text=f"{divergence.value:.2g} ±{half:.1g}", value=divergence.value),
+        shown,
     )
 
 

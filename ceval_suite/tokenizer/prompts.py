@@ -52,7 +52,11 @@ class Bench:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self._renderers = {s: prepared.renderer(s) for s in prepared.subjects}
-        self.prompts = [self._renderers[i.subject].render(i) for i in prepared.scored()]
+        # what a model answers is not known: sub-questions stand after the right answers
+        self.prompts = [
+            self._renderers[item.subject].render(item, before=item.before or None)
+            for item in prepared.scored()
+        ]
 
     @property
     def title(self) -> str:
@@ -86,7 +90,10 @@ class Bench:
             texts = [request.context for request in requests]
             # as a backend counts them: this is what is held against its context
             lengths += map(len, encoder.contexts(texts, template_tokens=False))
-            found += rows(encoder.encode(requests), _NO_LIMIT, requests)
+            scored = [request for request in requests if request.continuations]
+            found += rows(encoder.encode(scored), _NO_LIMIT, scored)
+            written = [request for request in requests if not request.continuations]
+            found += [Row(ids, []) for ids in encoder.heads(written)]
             encoder.forget()
             step(sum(len(text.encode()) for text in texts))
         return Cost(
@@ -112,11 +119,13 @@ class Bench:
 
         dropped = unfit = 0
         for prompt, length in zip(self.prompts, lengths, strict=True):
-            if length < limit:
+            if length <= limit - prompt.room:
                 continue
             known[prompt.request().context] = length
             try:
-                self._renderers[prompt.item.subject].fit(prompt.item, count, limit)
+                self._renderers[prompt.item.subject].fit(
+                    prompt.item, count, limit, prompt.item.before or None
+                )
                 dropped += 1
             except PromptError:
                 unfit += 1
