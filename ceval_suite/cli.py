@@ -183,6 +183,9 @@ def run(
         int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
     ] = 0,
     chat: Chat = False,
+    circular: Annotated[
+        bool, typer.Option("--circular", help="Ask again with the options in every turn.")
+    ] = False,
     same: Annotated[
         bool, typer.Option("--same-shots", help="For all models, as many as fit each of them.")
     ] = False,
@@ -195,7 +198,7 @@ def run(
     if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     names = listed(subjects) or None
-    base = Selection(None, None, split, names, limit, data, chat)
+    base = Selection(None, None, split, names, limit, data, chat, circular)
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ceval_suite import methods, stats
+from ceval_suite import consistency, methods, stats
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
 
@@ -113,8 +113,8 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
     `expected` says how many records each subject should have. Averages appear only when all are
     there; a subject that lacks some, or alone lacks every gold label, is named under `missing`.
     Without any gold label there are no metrics at all (`labels` is false), never a zero; else the
-    records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods` and
-    `opinions` are there where records have what they tell about.
+    records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods`,
+    `opinions` and `circular` are there where records have what they tell about.
     """
     parts = parts_of(records)
     there = Counter(record.subject for record in records)
@@ -158,6 +158,7 @@ def _where_they_apply(
         "extraction": methods.extraction(records),
         "methods": methods.block(records),
         "opinions": methods.opinions(records),
+        "circular": consistency.block(task, records),
     }
     return {name: found for name, found in blocks.items() if found}
 

@@ -18,8 +18,8 @@ from ceval_suite.errors import ModelError, RunError
 from ceval_suite.fitting import render
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
-from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, read_json, safe_name, write_json
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item, Record
 from ceval_suite.verify import check_again
 

@@ -23,12 +23,13 @@ specs
 model_spec
 catalog
 files exams
-data fetch
+data fetch circular request
 prompt
 extract equivalence
 protocol answer records
 stats
 methods
+consistency
 metrics exclusions
 summary
 comparison

@@ -55,6 +55,8 @@ def read_summaries(folder: Path) -> list[Summary]:
 def _label(summary: Summary) -> str:
     """What a column holds, short: task, wording, shots, and whatever departs from the usual."""
     extra: list[str] = ["chat"] if summary.get("chat") else []
+    if summary.get("circular"):
+        extra.append("circular")
     if summary.get("same_shots"):
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
