@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ceval_suite import methods, stats
+from ceval_suite import bootstrap, methods, stats
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
 
@@ -237,7 +237,7 @@ def rate(records: Sequence[TextRecord], amounts: Sequence[float], per: str) -> d
         over[record.cluster] += amount
         under[record.cluster] += getattr(record, per)
     if len(over) > 1:
-        found = asdict(stats.ratio(list(over.values()), list(under.values())))
+        found = asdict(bootstrap.ratio(list(over.values()), list(under.values())))
         return found | {"n": len(records)}
     value = sum(over.values()) / sum(under.values())
     return {"value": value, "n": len(records), "stderr": None, "low": None, "high": None}

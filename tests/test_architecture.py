@@ -27,7 +27,7 @@ data fetch
 prompt
 extract equivalence
 protocol answer records
-stats
+stats bootstrap power
 methods
 metrics
 comparison
