@@ -66,7 +66,8 @@ def _kinds(stratum: Stratum) -> tuple[Floats, Floats, Floats]:
     index = [place.setdefault(name, len(place)) for name in stratum.clusters]
     sums = np.bincount(index, weights=np.asarray(stratum.values, np.float64))
     sizes = np.bincount(index).astype(np.float64)
-    found, count = np.unique(np.stack([sums, sizes], 1), axis=0, return_counts=True)
+    rows: Floats = np.stack([sums, sizes], 1).astype(np.float64)
+    found, count = np.unique(rows, axis=0, return_counts=True)
     return found[:, 0], found[:, 1], count.astype(np.float64)
 
 

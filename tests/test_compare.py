@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, chi2
 from typer.testing import CliRunner
 
-from ceval_suite import comparison, finished, stats, sweep
+from ceval_suite import bootstrap, comparison, finished, sweep
 from ceval_suite.bits import Corpus, measure
 from ceval_suite.catalog import load_task
 from ceval_suite.cli import app

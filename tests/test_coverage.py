@@ -129,8 +129,14 @@ def test_a_share_of_items_that_share_passages(groups: int, truth: float, spread:
 
 @pytest.mark.parametrize(
     ("n", "fixed", "broke"),
-    [(100, 0.08, 0.05), (100, 0.15, 0.15), (1346, 0.05, 0.04), (1346, 0.01, 0.01)]
-    + [(14042, 0.08, 0.05), (14042, 0.02, 0.015)],
+    [
+        (100, 0.08, 0.05),
+        (100, 0.15, 0.15),
+        (1346, 0.05, 0.04),
+        (1346, 0.01, 0.01),
+        (14042, 0.08, 0.05),
+        (14042, 0.02, 0.015),
+    ],
 )
 def test_a_paired_difference_of_independent_items(n: int, fixed: float, broke: float) -> None:
     draws = np.random.default_rng([n, 4]).multinomial(
