@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,13 @@ class Distributions:
         kept = [record for record, keep in zip(self.records, rows.tolist(), strict=True) if keep]
         return Distributions(kept, self.letters, self.logs[rows], self.gold[rows], self.left_out)
 
+    def columns(self, letters: Sequence[str]) -> Distributions:
+        """Some of the letters, all that any row has."""
+        index = [self.letters.index(letter) for letter in letters]
+        return replace(
+            self, letters=tuple(letters), logs=self.logs[:, index], gold=self.gold[:, index]
+        )
+
     def labelled(self) -> Distributions:
         """The rows that have a gold label among their letters."""
         return self.chosen(self.gold.sum(1) > 0)
@@ -106,7 +113,7 @@ def of(records: Sequence[Record]) -> Distributions:
 def _unfit(record: Record) -> str:
     if record.bounded:
         return "bounded"
-    if any(len(label) > 1 for label in record.logprobs):
+    if max(map(len, record.logprobs), default=1) > 1:
         return "strings"
     if not all(map(math.isfinite, (record.logits or record.logprobs).values())):
         return "not finite"
@@ -115,6 +122,8 @@ def _unfit(record: Record) -> str:
 
 def _row(record: Record, letters: Sequence[str]) -> list[float]:
     found = record.logits or record.logprobs
+    if len(found) == len(letters):
+        return [found[letter] for letter in letters]
     return [found.get(letter, -math.inf) for letter in letters]
 
 

@@ -247,7 +247,7 @@ def weighted_difference(strata: Sequence[Pairs], weights: Sequence[float]) -> Es
     Raises:
         ValueError: nothing to average.
     """
-    n, fixed, broke, variance = _effective(strata, weights)
+    n, fixed, broke, variance = effective(strata, weights)
     low, high = _tango(n, fixed, broke)
     return Estimate(
         value=(fixed - broke) / n,
@@ -269,16 +269,20 @@ def weighted_p(strata: Sequence[Pairs], weights: Sequence[float]) -> float:
     Raises:
         ValueError: nothing to average.
     """
-    _, fixed, broke, _ = _effective(strata, weights)
+    _, fixed, broke, _ = effective(strata, weights)
     return (
         float(2 * norm.sf(abs(fixed - broke) / math.sqrt(fixed + broke))) if fixed + broke else 1.0
     )
 
 
-def _effective(
+def effective(
     strata: Sequence[Pairs], weights: Sequence[float]
 ) -> tuple[float, float, float, float]:
-    """The sample without strata that knows as much: items, fixed, broke; and the variance."""
+    """The sample without strata that knows as much: items, fixed, broke; and the variance.
+
+    Raises:
+        ValueError: nothing to average.
+    """
     total = sum(weights)
     if not strata or total <= 0 or any(s.n <= 0 for s in strata):
         raise ValueError("an average of nothing has no value")

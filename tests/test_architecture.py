@@ -29,7 +29,8 @@ extract equivalence
 protocol answer records
 stats bootstrap power
 methods
-metrics exclusions
+metrics exclusions flips
+differences
 comparison
 prepare
 texts finished agreement
@@ -84,8 +85,9 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry report.agreement report.papers
-report.quantisation report.extension report.audit
+report.changes report.calibration report.board report.bits report.listing report.entry
+report.agreement report.papers
+report.compare report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
 sweep
