@@ -19,7 +19,6 @@ from ceval_suite.errors import RunError
 from ceval_suite.exclusions import Exclusions
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
 from ceval_suite.schema import Estimate, Record, TextRecord
-from ceval_suite.specs import Task
 
 ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "data")
 """Keys of run.json that say what was asked, in the order in which a difference is told."""
@@ -90,14 +89,145 @@ class Versus:
     pairs: Sequence[tuple[Record, Record]]
 
     @cached_property
-    def subjects(found: Versus) -> list[Part]:
-    """The difference in every subject, with Holm's p over all subjects."""
-    return differences.by_subject(found.task, found.judged)
+    def judged(self) -> list[tuple[Record, Record]]:
+        """The common items that both sides have a verdict on."""
+        return [(a, b) for a, b in self.pairs if a.correct is not None and b.correct is not None]
+
+    @cached_property
+    def both(self) -> flips.Both:
+        """Both sides' distributions over the letters, where they are over the same ones."""
+        return flips.both(self.pairs)
+
+    def subjects(self) -> list[Part]:
+        """The difference in every subject, with Holm's p over all subjects."""
+        return differences.by_subject(load_task(str(self.first.about["task"])), self.judged)
+
+    def categories(self) -> list[Part]:
+        """The difference in every category, with Holm's p over all categories."""
+        return differences.by_category(load_task(str(self.first.about["task"])), self.judged)
 
 
-def categories(found: Versus) -> list[Part]:
-    """The difference in every category, with Holm's p over all categories."""
-    return differences.by_category(found.task, found.judged)
+@dataclass(frozen=True)
+class Texts:
+    """Two measurements of the same texts: both sides' bits per byte and their difference.
+
+    Each is a mapping as in summary.json; `windows` are those of the two sides, in tokens, and
+    `rolled` counts the texts that are longer than the smaller one.
+    """
+
+    group: str
+    language: str
+    models: tuple[str, str]
+    n: int
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+    difference: Mapping[str, Any]
+    windows: tuple[int, ...]
+    rolled: int
+
+
+def runs(folder: Path) -> list[Side]:
+    """The run in a folder, or all runs below it.
+
+    Raises:
+        RunError: not there, no runs in it, or a broken one.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not exist; give a run folder or a folder of run folders.")
+    single = (folder / "run.json").is_file()
+    if single and BITS.fullmatch(folder.name):
+        return []
+    found: list[Side] = []
+    for path in [folder] if single else find_runs(folder):
+        records = read_records(path / "records.jsonl")
+        found.append(Side(path, read_json(path / "run.json"), {r.id: r for r in records}))
+    models = {side.model for side in found}
+    if len(models) > 1:
+        raise RunError(
+            f"{folder} holds runs of {len(models)} models ({', '.join(sorted(models))}); give the "
+            "folder of one of them."
+        )
+    return found
+
+
+def pair(first: Path, second: Path) -> tuple[list[tuple[Side, Side]], list[Side]]:
+    """Runs of equal protocol below two folders, and those that the other folder lacks.
+
+    Raises:
+        RunError: neither a pair of runs nor a pair of measured texts, and why.
+    """
+    ours, theirs = runs(first), runs(second)
+    by_protocol = {side.protocol: side for side in theirs}
+    pairs = [(one, by_protocol[one.protocol]) for one in ours if one.protocol in by_protocol]
+    common = {one.protocol for one, _ in pairs}
+    alone = [side for side in (*ours, *theirs) if side.protocol not in common]
+    if pairs or _measured(first).keys() & _measured(second).keys():
+        return pairs, alone
+    for folder, found in ((first, ours), (second, theirs)):
+        if not found:
+            raise RunError(f"{folder} holds no runs that could be compared; give a run folder.")
+    tasks = {side.about.get("task"): side for side in theirs}
+    for one in ours:
+        other = tasks.get(one.about.get("task"))
+        if other is not None:
+            raise RunError(
+                f"{one.path} and {other.path} are of different protocols ({_unlike(one, other)}); "
+                "only answers to the same questions can be compared: run one of them again."
+            )
+    raise RunError(f"{first} and {second} have no task in common; run both on the same tasks.")
+
+
+def _unlike(one: Side, other: Side) -> str:
+    for key in ASKED:
+        a, b = one.about.get(key), other.about.get(key)
+        if isinstance(a, Mapping):
+            a, b = a.get("sha256", "")[:8], (b or {}).get("sha256", "")[:8]
+        if a != b:
+            return f"{key} {_words(a)} and {_words(b)}"
+    return "the wording or version of the task"
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def versus(first: Side, second: Side) -> Versus:
+    """Everything that two runs of one protocol say about each other.
+
+    Raises:
+        RunError: no item in common, or one whose gold labels differ.
+    """
+    common = [item for item in first.records if item in second.records]
+    if not common:
+        raise RunError(f"{first.path} and {second.path} have no finished item in common.")
+    pairs = [(first.records[item], second.records[item]) for item in common]
+    for a, b in pairs:
+        if a.answer != b.answer or a.subject != b.subject:
+            raise RunError(f"item {a.id} has two gold labels in {first.path} and {second.path}.")
+    judged = [(a, b) for a, b in pairs if a.correct is not None and b.correct is not None]
+    task = load_task(str(first.about["task"]))
+    fixed, broke = differences.counts(judged)
+    clustered = not differences.alone(judged)
+    found = differences.averages(task, judged) if judged else {}
+    return Versus(
+        first=first,
+        second=second,
+        n=len(common),
+        labelled=len(judged),
+        alone=(len(first.records) - len(common), len(second.records) - len(common)),
+        averages={name: (one.first, one.second, one.change) for name, one in found.items()},
+        fixed=fixed,
+        broke=broke,
+        p=found["acc/micro"].p if found else 1.0,
+        clustered=clustered,
+        budgets=(_budget(first, common), _budget(second, common)),
+        shots_differ=sum(a.shots != b.shots for a, b in pairs),
+        same_tokenizer=_same_tokenizer(first, second),
+        exact=None if clustered else stats.mcnemar(fixed, broke),
+        differences=found,
+        resampled=differences.resampled(task, judged) if judged else {},
+        pairs=pairs,
+    )
 
 
 def without(side: Side, lists: Sequence[Exclusions]) -> Side:

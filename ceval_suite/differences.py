@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
-
 from ceval_suite import bootstrap, methods, metrics, power, stats
 from ceval_suite.bootstrap import Stratum
 from ceval_suite.schema import Estimate, Record
@@ -149,7 +147,7 @@ def _of(
     if alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair):
         return _plain(rule, strata, weights, one, two)
     change, p = _clustered(list(strata.values()), weights, value)
-    sure = float(norm.isf(power.ALPHA / 2) + norm.ppf(power.POWER)) * change.stderr
+    sure = power.distance() * change.stderr
     return Difference(one, two, change, p, None, None, sure if 0 < sure <= 1 else None)
 
 
@@ -193,5 +191,5 @@ def needed(found: Difference, difference: float) -> int | None:
     """
     if found.discordance is not None:
         return power.items(difference, min(1.0, found.discordance)) if found.discordance else None
-    size = (float(norm.isf(power.ALPHA / 2) + norm.ppf(power.POWER)) * found.change.stderr) ** 2
+    size = (power.distance() * found.change.stderr) ** 2
     return math.ceil(found.change.n * size / difference**2) if size else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 POWER = 0.8
 """The chance of finding a difference that is there, where no other is asked for."""
@@ -29,6 +29,8 @@ def detectable(
         raise ValueError("a comparison of no items finds nothing")
     at, by = _quantiles(discordance, power, alpha)
     square = n * at**2 - (n + by**2) * (at**2 - by**2)
+    if square < 0:  # three items or fewer
+        return None
     found = math.sqrt(discordance) * (at * math.sqrt(n) + math.sqrt(square)) / (n + by**2)
     return found if 0 < found <= discordance else None
 
@@ -50,7 +52,12 @@ def items(
     return math.ceil((root / difference) ** 2)
 
 
+def distance(*, power: float = POWER, alpha: float = ALPHA) -> float:
+    """How many standard errors away from 0 a difference is found so often."""
+    return sum(_quantiles(1.0, power, alpha))
+
+
 def _quantiles(discordance: float, power: float, alpha: float) -> tuple[float, float]:
     if not 0 <= discordance <= 1 or not 0.5 <= power < 1 or not 0 < alpha < 1:
         raise ValueError("discordance, power and alpha are shares, and power is at least a half")
-    return float(norm.isf(alpha / 2)), float(norm.ppf(power))
+    return -float(ndtri(alpha / 2)), float(ndtri(power))

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from scipy.optimize import brentq
-from scipy.special import bdtr
-from scipy.stats import beta, norm
-from scipy.stats import t as student
+from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from ceval_suite.schema import Estimate
 
-Z = float(norm.ppf(0.975))
+Z = float(ndtri(0.975))
 
 
 def wilson(successes: float, n: int) -> Estimate:
@@ -41,8 +39,8 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
         ValueError: no items.
     """
     found = wilson(successes, n)
-    low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
-    high = float(beta.ppf(0.975, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(betaincinv(successes, n - successes + 1, 0.025)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 0.975)) if successes < n else 1.0
     return Estimate(value=found.value, n=n, stderr=found.stderr, low=low, high=high)
 
 
@@ -94,7 +92,7 @@ def mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
 
 def _quantile(groups: int) -> float:
     """Half the width of a 95 % interval in standard errors, seen in so many clusters."""
-    return float(student.ppf(0.975, groups - 1)) if groups > 1 else Z
+    return float(stdtrit(groups - 1, 0.975)) if groups > 1 else Z
 
 
 def _variance(values: Sequence[float], clusters: Sequence[str]) -> float:
@@ -166,14 +164,14 @@ def normal_p(found: Estimate) -> float:
     Where nothing varied the error is taken from the interval, so that few items are not sure.
     """
     error = found.stderr or (found.high - found.low) / (2 * Z)
-    return float(2 * norm.sf(abs(found.value) / error))
+    return float(2 * ndtr(-abs(found.value) / error))
 
 
 def student_p(found: Estimate, groups: int) -> float:
     """Two-sided p of a mean difference being none, by its standard error over so many clusters."""
     if groups < 2 or not found.stderr:
         return normal_p(found)
-    return float(2 * student.sf(abs(found.value) / found.stderr, groups - 1))
+    return float(2 * stdtr(groups - 1, -abs(found.value) / found.stderr))
 
 
 def mcnemar(fixed: int, broke: int) -> float:
@@ -270,9 +268,7 @@ def weighted_p(strata: Sequence[Pairs], weights: Sequence[float]) -> float:
         ValueError: nothing to average.
     """
     _, fixed, broke, _ = effective(strata, weights)
-    return (
-        float(2 * norm.sf(abs(fixed - broke) / math.sqrt(fixed + broke))) if fixed + broke else 1.0
-    )
+    return float(2 * ndtr(-abs(fixed - broke) / math.sqrt(fixed + broke))) if fixed + broke else 1.0
 
 
 def effective(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ceval_suite import comparison, differences, flips
+from ceval_suite import differences, flips
 from ceval_suite.comparison import Versus
 from ceval_suite.differences import Difference, Part
 from ceval_suite.report import table
@@ -93,14 +93,16 @@ def parts(found: Labelled, kind: str) -> Table:
     one, two = names(found[0][1].first.model, found[0][1].second.model)
     columns = ("task", kind, "n", one, two, "difference", "95 %", "fixed", "broke", "p")
     columns += ("p (Holm)", "detectable")
-    way = comparison.subjects if kind == "subject" else comparison.categories
     rows = [
-        _part(label, part) for label, versus in found if versus.averages for part in way(versus)
+        _part(label, part)
+        for label, versus in found
+        if versus.averages
+        for part in (versus.subjects() if kind == "subject" else versus.categories())
     ]
     notes = (
-        f"p (Holm): adjusted for the {kind} count of the task (Holm 1979); detectable: the "
-        "smallest difference, in points, that so many items find in four cases of five at the discordance "
-        "seen, where any is"
+        "p (Holm): adjusted for all rows of a task (Holm 1979); detectable: the "
+        "smallest difference, in points, that so many items find in four cases of five at the "
+        "discordance seen, where any is"
     )
     return Table(
         title="Subjects" if kind == "subject" else "Categories",
