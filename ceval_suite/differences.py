@@ -161,15 +161,14 @@ def _plain(
     pairs = [stats.Pairs(len(some), *counts(some)) for some in strata.values()]
     if rule == "micro":  # over items, whatever their subjects
         fixed, broke = sum(s.fixed for s in pairs), sum(s.broke for s in pairs)
-        pairs, weights = [stats.Pairs(sum(s.n for s in pairs), fixed, broke)], [1.0]
-        change = stats.difference(pairs[0].n, fixed, broke)
-        n, share = float(change.n), (fixed + broke) / change.n
+        change = stats.difference(sum(s.n for s in pairs), fixed, broke)
+        n, p = float(change.n), stats.score_p(fixed, broke)
     else:
         change = stats.weighted_difference(pairs, weights)
         n, fixed, broke, _ = stats.effective(pairs, weights)
-        share = (fixed + broke) / n
-    found = power.detectable(n, min(1.0, share))
-    return Difference(one, two, change, stats.weighted_p(pairs, weights), n, share, found)
+        p = stats.weighted_p(pairs, weights)
+    share = min(1.0, (fixed + broke) / n)
+    return Difference(one, two, change, p, n, share, power.detectable(n, share))
 
 
 def _clustered(
@@ -190,6 +189,6 @@ def needed(found: Difference, difference: float) -> int | None:
     None where it is larger than the discordance that was seen, or nothing differed.
     """
     if found.discordance is not None:
-        return power.items(difference, min(1.0, found.discordance)) if found.discordance else None
+        return power.items(difference, found.discordance) if found.discordance else None
     size = (power.distance() * found.change.stderr) ** 2
     return math.ceil(found.change.n * size / difference**2) if size else None

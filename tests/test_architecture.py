@@ -29,7 +29,9 @@ extract equivalence
 protocol answer records
 stats bootstrap power
 methods
-metrics exclusions flips
+distributions
+calibration bias flips
+metrics exclusions
 differences
 comparison
 prepare

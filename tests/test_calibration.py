@@ -166,7 +166,12 @@ def test_flips_divergence_and_margins_by_hand() -> None:
     def at(row: int, gold: str, **logits: float) -> Record:
         return scored(f"ceval/val/law/{row}", gold, logits)
 
-    first = [at(0, "A", A=2, B=0), at(1, "A", A=2, B=0), at(2, "B", A=2, B=0), at(3, "B", A=1, B=0)]
+    first = [
+        at(0, "A", A=2, B=0),
+        at(1, "A", A=2, B=0),
+        at(2, "B", A=2, B=0),
+        at(3, "B", A=1, B=0),
+    ]
     second = [
         at(0, "A", A=1, B=0),
         at(1, "A", A=0, B=3),
@@ -179,7 +184,7 @@ def test_flips_divergence_and_margins_by_hand() -> None:
     both = flips.both(pairs)
     assert list(flips.matrix(pairs).values()) == [1, 1, 1, 1, 1]
     found = flips.changes(pairs, both)
-    assert [one.id[-1] for one in found] == ["1", "2", "4", "0", "3"]
+    assert [one.id[-1] for one in found] == ["1", "2", "0", "3", "4"]
     assert [one.margin for one in found] == pytest.approx([-5, 3, -1, -1, -1])
     alike = flips.likeness(pairs, both)
     assert alike.same.value == pytest.approx(2 / 5)

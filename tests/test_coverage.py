@@ -197,11 +197,11 @@ def test_a_paired_difference_of_items_that_share_passages(
 
 @pytest.mark.parametrize(("share", "shift"), [(0.1, 0.0), (0.2, 0.05)])
 def test_the_paired_bootstrap_of_every_average(share: float, shift: float) -> None:
-    sizes = [18, 30, 46, 23, 64]
+    sizes = [18, 30, 46, 64]
     weights = {
         "micro": [float(n) for n in sizes],
         "macro": [1.0] * len(sizes),
-        "points": [n * p for n, p in zip(sizes, [6, 2, 3, 1.5, 4], strict=True)],
+        "points": [n * p for n, p in zip(sizes, [6, 2, 3, 1.5], strict=True)],
     }
     rng = np.random.default_rng([int(100 * share), 8])
     discordant = rng.beta(4, 4 / share - 4, len(sizes))
@@ -234,7 +234,7 @@ def test_the_paired_bootstrap_of_every_average(share: float, shift: float) -> No
 def test_the_score_test_rejects_equal_models_in_5_percent_of_draws(n: int, share: float) -> None:
     rng = np.random.default_rng([n, 9])
     draws = rng.multinomial(n, [share / 2, share / 2, 1 - share], size=4 * DRAWS)
-    p = cache(lambda f, b: stats.weighted_p([Pairs(n, f, b)], [1.0]))
+    p = cache(stats.score_p)
     exact = cache(stats.mcnemar)  # never more often than it says
     small = [p(f, b) < 0.05 for f, b, _ in draws.tolist()]
     assert 0.04 <= np.mean(small) <= 0.06
@@ -249,5 +249,5 @@ def test_a_detectable_difference_is_found_four_times_in_five(n: int, share: floa
     rng = np.random.default_rng([n, 10])
     chances = [(share + at) / 2, (share - at) / 2, 1 - share]
     draws = rng.multinomial(n, chances, size=2 * DRAWS).tolist()
-    p = cache(lambda f, b: stats.weighted_p([Pairs(n, f, b)], [1.0]))
+    p = cache(stats.score_p)
     assert 0.77 <= np.mean([p(f, b) < 0.05 for f, b, _ in draws]) <= 0.83
