@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ceval_suite.cli_compare import bits, compare
+from ceval_suite.cli_compare import bits, calibration, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
@@ -38,8 +38,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-app.command()(compare)
-app.command()(bits)
+for verb in (compare, calibration, bits):
+    app.command()(verb)
 for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)
 

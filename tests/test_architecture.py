@@ -27,11 +27,12 @@ data fetch circular request
 prompt
 extract equivalence
 protocol answer records
-stats
+stats bootstrap power
 methods
-consistency
+consistency distributions
+calibration bias flips
 metrics exclusions
-summary
+summary differences
 comparison
 prepare
 texts finished agreement
@@ -86,9 +87,10 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry report.agreement report.papers
+report.changes report.calibration report.board report.bits report.listing report.entry
+report.agreement report.papers
 report.rescored
-report.quantisation report.extension report.audit
+report.compare report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
 sweep
