@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ceval_suite import methods, stats
+from ceval_suite.outcomes import outcomes
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
 
@@ -158,6 +159,7 @@ def _where_they_apply(
         "extraction": methods.extraction(records),
         "methods": methods.block(records),
         "opinions": methods.opinions(records),
+        "outcomes": outcomes(task, records),
     }
     return {name: found for name, found in blocks.items() if found}
 

@@ -29,6 +29,7 @@ extract equivalence
 protocol answer records
 stats
 methods
+outcomes
 metrics
 comparison
 prepare
