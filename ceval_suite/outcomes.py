@@ -96,7 +96,7 @@ def outcomes(task: Task, records: Iterable[Record]) -> dict[str, Any]:
         "codes": _pack(np.array([code[p] for p in pairs], "u1" if small else "<u4").tobytes()),
         **_numbers(judged),
     }
-    clusters = [methods.item(record.id) for record in judged]
+    clusters = [methods.cluster(record) for record in judged]
     number = {name: at for at, name in enumerate(dict.fromkeys(clusters))}
     if len(number) < len(judged):
         out["clusters"] = _pack(np.array([number[c] for c in clusters], "<u4").tobytes())

@@ -29,7 +29,8 @@ extract equivalence
 protocol answer records
 stats
 methods
-outcomes
+methods
+exclusions outcomes
 metrics
 comparison
 prepare
