@@ -29,9 +29,8 @@ extract equivalence
 protocol answer records
 stats
 methods
-methods
 exclusions outcomes
-metrics
+metrics ranking
 comparison
 prepare
 texts finished agreement
