@@ -24,7 +24,7 @@ from ceval_suite.errors import RunError
 from ceval_suite.schema import Record
 from ceval_suite.specs import Task
 
-Floats: TypeAlias = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.float64]
 Codes: TypeAlias = NDArray[np.int64]
 
 FORMAT = 1
@@ -36,22 +36,33 @@ _ROW = re.compile(r"(?P<stem>.+)/(?P<row>0|[1-9]\d*)(?:#(?P<part>0|[1-9]\d*))?")
 class Outcomes:
     """The labelled records of one run, in order, as arrays.
 
-    `right` is 1 where the answer was correct, `score` the share of its points that it earned;
-    `subject` numbers the entries of `subjects` and `cluster` what belongs together. `numbers` are
-    the packed ids, unpacked only when somebody asks for them (`ids`).
+    `codes` are rows of `values`: whether the answer was correct, and the share of its points that
+    it earned. `subjects` counts the records of each subject and `cluster` numbers what belongs
+    together; None where every record stands alone. `numbers` are the packed ids, unpacked only
+    when somebody asks for them (`ids`).
     """
 
     ids_sha256: str
     subjects: Mapping[str, int]
-    right: Floats
-    score: Floats
+    codes: NDArray[np.unsignedinteger[Any]]
+    values: Floats
     cluster: Codes | None
     numbers: Mapping[str, Any]
 
     @property
     def n(self) -> int:
         """How many records there are."""
-        return len(self.right)
+        return len(self.codes)
+
+    @property
+    def right(self) -> Floats:
+        """1 where the answer was correct, else 0."""
+        return self.values[self.codes, 0]
+
+    @property
+    def score(self) -> Floats:
+        """The share of its points that each record earned."""
+        return self.values[self.codes, 1]
 
     @property
     def subject(self) -> Codes:
@@ -71,10 +82,19 @@ class Outcomes:
             self,
             ids_sha256=_sha256(ids),
             subjects=named,
-            right=self.right[keep],
-            score=self.score[keep],
+            codes=self.codes[keep],
+            values=self.values,
             cluster=None if self.cluster is None else self.cluster[keep],
             numbers={"names": _pack("\n".join(ids).encode())},
+        )
+
+    def like(self, other: Outcomes, keep: NDArray[np.bool_]) -> Outcomes:
+        """The records that are kept, where `other` has worked out which these are."""
+        return replace(
+            other,
+            codes=self.codes[keep],
+            values=self.values,
+            cluster=None if self.cluster is None else self.cluster[keep],
         )
 
 
@@ -125,7 +145,7 @@ def read(block: Mapping[str, Any], where: str = "summary.json") -> Outcomes:
     try:
         if block["format"] != FORMAT:
             raise ValueError(f"format {block['format']}, this is {FORMAT}")
-        values = np.asarray(block["values"], np.float32).reshape(-1, 2)
+        values = np.asarray(block["values"], np.float64).reshape(-1, 2)
         wide = np.dtype("u1" if len(values) <= 256 else "<u4")
         codes = np.frombuffer(_unpack(block["codes"]), wide)
         cluster = None
@@ -135,11 +155,13 @@ def read(block: Mapping[str, Any], where: str = "summary.json") -> Outcomes:
         lengths = {len(codes), sum(subjects.values())} | ({len(codes) if cluster is None else len(cluster)})
         if len(lengths) > 1:
             raise ValueError("counts that do not agree")
+        if len(codes) and int(codes.max()) >= len(values):
+            raise ValueError("a code without a value")
         return Outcomes(
             ids_sha256=str(block["ids_sha256"]),
             subjects=subjects,
-            right=values[codes, 0],
-            score=values[codes, 1],
+            codes=codes,
+            values=values,
             cluster=cluster,
             numbers={k: block[k] for k in ("stem", "rows", "parts", "names") if k in block},
         )

@@ -98,7 +98,7 @@ def pairs(runs: Sequence[Outcomes], rule: str, points: Mapping[str, float]) -> P
         raise ValueError("only runs of the same items can be compared")
     each = weights(rule, first.subjects, points)[first.subject]
     plain = first.cluster is None and all(
-        bool(np.isin(run.score if rule == "points" else run.right, (0, 1)).all()) for run in runs
+        bool(np.isin(run.values[:, _column(rule)], (0, 1)).all()) for run in runs
     )
     units = _units(runs, rule, each)
     average = units.sum(1, dtype=np.float64)
@@ -132,8 +132,14 @@ def _least(count: Matrix) -> float:
     return float((count + np.diag(np.full(len(count), np.inf))).min())
 
 
+def _column(rule: str) -> int:
+    """Which of an outcome's two values an average is of: being right, or the points earned."""
+    return 1 if rule == "points" else 0
+
+
 def _units(runs: Sequence[Outcomes], rule: str, each: Matrix) -> NDArray[np.float32]:
-    values = np.stack([run.score if rule == "points" else run.right for run in runs])
+    column = _column(rule)
+    values = np.stack([run.values[:, column].astype(np.float32)[run.codes] for run in runs])
     values *= each.astype(np.float32)
     cluster = runs[0].cluster
     if cluster is None:
@@ -164,6 +170,12 @@ def _mcnemar(average: Matrix, variance: Matrix, count: Matrix, each: float) -> P
     p.T[few] = p[few]
     np.fill_diagonal(p, 1.0)
     return Pairs(difference, variance, count, np.minimum(1.0, p))
+
+
+def of(found: Pairs, models: Sequence[int]) -> Pairs:
+    """The pairs of some of the models, in the order given."""
+    at = np.ix_(models, models)
+    return Pairs(found.difference[at], found.variance[at], found.units[at], found.p[at])
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:

@@ -30,7 +30,9 @@ protocol answer records
 stats
 methods
 exclusions outcomes
+boards
 metrics ranking
+standings
 comparison
 prepare
 texts finished agreement
