@@ -74,7 +74,7 @@ class Model(Strict):
     backbone: str = ""
     tokens: str = ""
     settings: str = ""
-    reported: dict[str, Own] = {}
+    reported: dict[str, Own] = Field(default={})
 
 
 class Reference(Strict):
@@ -92,14 +92,14 @@ class Board(Strict):
     """
 
     title: str
-    columns: dict[str, Column] = {}
-    models: dict[str, Model] = {}
+    columns: dict[str, Column] = Field(default={})
+    models: dict[str, Model] = Field(default={})
     only_listed: bool = False
     sort: str | None = None
-    published: list[Reference] = []
-    tokenizers: list[str] = []
-    exclude: list[str] = []
-    notes: list[str] = []
+    published: list[Reference] = Field(default=[])
+    tokenizers: list[str] = Field(default=[])
+    exclude: list[str] = Field(default=[])
+    notes: list[str] = Field(default=[])
 
     @model_validator(mode="after")
     def _whole(self) -> Board:
@@ -172,6 +172,17 @@ def place(name: str) -> Path:
     if name not in names():
         raise ConfigError(unknown("board", name, names()))
     return catalog.yaml_files(FOLDER)[name]
+
+
+def generated(name: str) -> Path:
+    """Where the tables of a board are written, without the ending: `generated/` beside its file.
+
+    An installed board's are written below the working directory.
+    """
+    folder = place(name).parent
+    if catalog.data_root().name == "_data" and folder.is_relative_to(catalog.data_root()):
+        folder = Path(FOLDER)
+    return folder / "generated" / name
 
 
 def load(name: str) -> Board:

@@ -152,7 +152,9 @@ def read(block: Mapping[str, Any], where: str = "summary.json") -> Outcomes:
         if "clusters" in block:
             cluster = np.frombuffer(_unpack(block["clusters"]), "<u4").astype(np.int64)
         subjects = {str(s): int(n) for s, n in block["subjects"].items()}
-        lengths = {len(codes), sum(subjects.values())} | ({len(codes) if cluster is None else len(cluster)})
+        lengths = {len(codes), sum(subjects.values())} | (
+            {len(codes) if cluster is None else len(cluster)}
+        )
         if len(lengths) > 1:
             raise ValueError("counts that do not agree")
         if len(codes) and int(codes.max()) >= len(values):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,7 +236,8 @@ def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> Agreem
     a, b = ([of[name] for name in common] for of in (first, second))
     if len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    tau, rho = kendalltau(a, b), spearmanr(a, b)
+    tau: Any = kendalltau(a, b)
+    rho: Any = spearmanr(a, b)
     values = [float(x) for x in (tau.statistic, tau.pvalue, rho.statistic, rho.pvalue)]
     if any(math.isnan(value) for value in values[::2]):
         return None

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
         _say_fitting(one.prepared, prompts, watch)
         first = next((p for p in prompts if p.continuations and not p.after), None)
         letters = backend.audit([first.request()] if first else [])
-        one.run.update({"engine": backend.describe(), "letters": letters})
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        one.run.update({"engine": backend.describe(), "letters": letters, "date": date})
         call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
         asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
         watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
@@ -251,6 +253,7 @@ def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
         "chat": prepared.chat,
         "same_shots": list(prepared.planned_for),
         "protocol_sha256": prepared.fingerprint,
+        "date": str(run.about.get("date", ""))[:10],
         "complete": len(ordered) == len(ids),
         **found,
         "subjects_chosen": chosen["subjects"],

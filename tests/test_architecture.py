@@ -33,6 +33,7 @@ exclusions outcomes
 boards
 metrics ranking
 standings
+arrange
 comparison
 prepare
 texts finished agreement
@@ -87,7 +88,9 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry report.agreement report.papers
+report.board
+report.leaderboard
+report.compare report.bits report.listing report.entry report.agreement report.papers
 report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
@@ -95,7 +98,7 @@ sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export
+cli_tokenizer cli_compare cli_export cli_board
 cli
 launch
 __main__
@@ -104,7 +107,16 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
+MOUTHS = (
+    "cli",
+    "cli_data",
+    "cli_model",
+    "cli_tokenizer",
+    "cli_compare",
+    "cli_export",
+    "cli_board",
+    "launch",
+)
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from ceval_suite import __version__, catalog
+from ceval_suite import boards as definitions
 from ceval_suite.data import Reader
 from ceval_suite.errors import UserError
 from ceval_suite.files import data_roots, find_files
@@ -101,9 +102,11 @@ def models() -> Table:
 
 def boards() -> Table:
     """Board definitions on the search path."""
-    files = {k: v for k, v in catalog.yaml_files("leaderboards").items() if k != "models"}
-    rows = [(table.text(name), table.text(str(path))) for name, path in files.items()]
-    return Table(title="Boards", columns=("board", "file"), rows=tuple(rows))
+    rows = [
+        (table.text(name), table.text(board.title), table.text(str(definitions.place(name))))
+        for name, board in ((name, definitions.load(name)) for name in definitions.names())
+    ]
+    return Table(title="Boards", columns=("board", "title", "file"), rows=tuple(rows))
 
 
 def _version(package: str, remedy: str = "") -> str:
