@@ -24,6 +24,7 @@ model_spec
 catalog
 files exams
 data fetch
+issues
 prompt
 extract equivalence
 protocol answer records
