@@ -21,8 +21,8 @@ from ceval_suite.schema import Item
 from ceval_suite.specs import Task
 
 NORMALISATION = (
-    "NFKC, without white space, invisible signs, the empty brackets or line of a gap, and an exam's "
-    "number before the question"
+    "NFKC, without white space, invisible signs, the empty brackets or line of a gap, and an "
+    "exam's number before the question"
 )
 
 KINDS = {

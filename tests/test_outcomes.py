@@ -23,7 +23,7 @@ def record(id: str, subject: str, score: float | None, cluster: str = "") -> Rec
         correct=right,
         score=score,
         logits={},
-        logprobs={x: 0.0 for x in "ABCD"},
+        logprobs=dict.fromkeys("ABCD", 0.0),
         choice_mass=1.0,
         tie=False,
         text=None,
@@ -42,15 +42,23 @@ def records(task: str, seed: int, *, parts: bool = False) -> list[Record]:
     for subject, row in found.subjects.items():
         stem = f"{task}/{found.split}/{subject}"
         for n in range(row.counts.get(found.split, 20)):
-            ids = [f"{stem}/{n}#{k}" for k in range(draw.randint(1, 4))] if parts else [f"{stem}/{n}"]
+            ids = (
+                [f"{stem}/{n}#{k}" for k in range(draw.randint(1, 4))] if parts else [f"{stem}/{n}"]
+            )
             shared = f"passage {n // 3}" if draw.random() < 0.2 else ""
             for id in ids:
-                score = draw.choice([0.0, 1.0, 0.5, 1 / 3, 1.0]) if parts else float(draw.random() < 0.6)
+                score = (
+                    draw.choice([0.0, 1.0, 0.5, 1 / 3, 1.0])
+                    if parts
+                    else float(draw.random() < 0.6)
+                )
                 out.append(record(id, subject, None if draw.random() < 0.01 else score, shared))
     return out
 
 
-@pytest.mark.parametrize(("task", "parts"), [("ceval", False), ("gaokao", True), ("sample-agieval", True)])
+@pytest.mark.parametrize(
+    ("task", "parts"), [("ceval", False), ("gaokao", True), ("sample-agieval", True)]
+)
 def test_all_averages_come_out_of_the_block_to_the_bit(task: str, parts: bool) -> None:
     found = catalog.load_task(task)
     some = records(task, 1, parts=parts)
@@ -58,7 +66,9 @@ def test_all_averages_come_out_of_the_block_to_the_bit(task: str, parts: bool) -
     from_records = metrics.parts_of(some)
     from_block = standings.parts_of(outcomes.read(block))
     for rule in ("micro", "macro", "points"):
-        assert metrics.average(rule, from_block, found) == metrics.average(rule, from_records, found)
+        assert metrics.average(rule, from_block, found) == metrics.average(
+            rule, from_records, found
+        )
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -129,5 +139,7 @@ def test_a_damaged_block_is_a_sentence(key: str) -> None:
     block |= {key: DAMAGE[key]}
     if DAMAGE[key] is ...:
         del block[key]
-    with pytest.raises(RunError, match=r"x/summary.json: its block of outcomes is broken .* delete"):
+    with pytest.raises(
+        RunError, match=r"x/summary.json: its block of outcomes is broken .* delete"
+    ):
         outcomes.read(block, "x/summary.json")

@@ -157,9 +157,7 @@ def test_rank_intervals_hold_the_true_rank_in_95_percent(spread: float) -> None:
     held = np.zeros(models)
     for _ in range(times):
         shared = rng.random(n)  # what is hard is hard for all
-        answers = [
-            (0.5 * shared + 0.5 * rng.random(n) < _quantile(t)).astype(float) for t in true
-        ]
+        answers = [(0.5 * shared + 0.5 * rng.random(n) < _quantile(t)).astype(float) for t in true]
         ranks = ranking.ranks(ranking.pairs([run(x) for x in answers], "micro", {}))
         for i, t in enumerate(true):
             low = 1 + int((true > t + 1e-12).sum())
@@ -195,9 +193,7 @@ def test_one_model_alone_is_not_the_best_of_any() -> None:
 
 
 def test_the_mean_of_columns_adds_their_differences_and_variances() -> None:
-    parts = [
-        ranking.pairs([run(x) for x in draws(seed, 4, 300)], "micro", {}) for seed in (7, 8)
-    ]
+    parts = [ranking.pairs([run(x) for x in draws(seed, 4, 300)], "micro", {}) for seed in (7, 8)]
     found = ranking.joined(parts)
     for i, j in itertools.permutations(range(4), 2):
         difference = (parts[0].difference[i, j] + parts[1].difference[i, j]) / 2
@@ -230,4 +226,4 @@ def test_agreement_of_columns_is_scipys() -> None:
 
 def test_two_models_say_nothing_about_agreement() -> None:
     assert ranking.agreement({"a": 1.0, "b": 0.5}, {"a": 1.0, "b": 0.5}) is None
-    assert ranking.agreement({m: 1.0 for m in "abc"}, {"a": 1.0, "b": 0.5, "c": 0.1}) is None
+    assert ranking.agreement(dict.fromkeys("abc", 1.0), {"a": 1.0, "b": 0.5, "c": 0.1}) is None
