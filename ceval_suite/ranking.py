@@ -126,9 +126,13 @@ def pairs(runs: Sequence[Outcomes], rule: str, points: Mapping[str, float]) -> P
 
 
 def _tossed(difference: Matrix, variance: Matrix, count: Matrix) -> Pairs:
-    z = np.abs(difference) / np.sqrt(np.where(variance > 0, variance, 1.0))
-    p = np.minimum(1.0, np.maximum(2 * special.ndtr(-z), np.exp2(1 - np.minimum(count, 1000.0))))
-    p[variance == 0] = 1.0
+    alike = variance == 0
+    p = np.abs(difference)
+    p /= -np.sqrt(np.where(alike, 1.0, variance))
+    p = 2 * special.ndtr(p)
+    few = count < _SURE
+    p[few] = np.minimum(1.0, np.maximum(p[few], np.exp2(1 - count[few])))
+    p[alike] = 1.0
     return Pairs(difference, variance, count, p)
 
 
@@ -190,6 +194,8 @@ def _mcnemar(average: Matrix, variance: Matrix, count: Matrix, each: float) -> P
 
 def of(found: Pairs, models: Sequence[int]) -> Pairs:
     """The pairs of some of the models, in the order given."""
+    if list(models) == list(range(len(found.p))):
+        return found
     at = np.ix_(models, models)
     return Pairs(found.difference[at], found.variance[at], found.units[at], found.p[at])
 

@@ -43,14 +43,14 @@ class Entry:
 class Standing:
     """One column: entries by model, ranks of those that were tested, and why others were not.
 
-    `rule` is the average. `tested` are the models in the order of `ranks`; `untested` gives the
+    `rule` is the average. `tested` gives the place of each tested model in `ranks`; `untested` the
     reason for each of the others that have a number. `left_out` counts items that lists name.
     """
 
     title: str
     rule: str
     entries: Mapping[str, Entry]
-    tested: Sequence[str] = ()
+    tested: Mapping[str, int] = field(default_factory=dict[str, int])
     ranks: ranking.Ranks | None = None
     untested: Mapping[str, str] = field(default_factory=dict[str, str])
     left_out: int = 0
@@ -208,7 +208,7 @@ def parts_of(found: Outcomes) -> dict[str, metrics.Part]:
     return out
 
 
-def _comparable(entries: Mapping[str, Entry]) -> tuple[list[str], dict[str, str]]:
+def _comparable(entries: Mapping[str, Entry]) -> tuple[dict[str, int], dict[str, str]]:
     """Models of the largest set with the same items, and why the others are not tested."""
     groups: dict[str, list[str]] = {}
     untested: dict[str, str] = {}
@@ -223,7 +223,11 @@ def _comparable(entries: Mapping[str, Entry]) -> tuple[list[str], dict[str, str]
     for models in groups.values():
         if models is not tested:
             untested |= dict.fromkeys(models, "other items than the rest of the column")
-    return tested, untested
+    return _places(tested), untested
+
+
+def _places(models: Iterable[str]) -> dict[str, int]:
+    return {model: at for at, model in enumerate(models)}
 
 
 def mean(title: str, columns: Sequence[Standing]) -> Standing:
@@ -239,12 +243,12 @@ def mean(title: str, columns: Sequence[Standing]) -> Standing:
         else:
             entries[model] = Entry(None, stats.weighted(values, [1.0] * len(values)))
     whole = [m for m in models if entries[m].value is not None]
-    tested = [m for m in whole if all(m in column.tested for column in columns)]
+    tested = _places(m for m in whole if all(m in column.tested for column in columns))
     untested = {m: "not tested in every column" for m in whole if m not in tested}
     ranks = pairs = None
     if len(tested) > 1:
         parts = [
-            ranking.of(column.pairs, [column.tested.index(m) for m in tested])
+            ranking.of(column.pairs, [column.tested[m] for m in tested])
             for column in columns
             if column.pairs is not None
         ]

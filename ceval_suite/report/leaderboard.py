@@ -133,7 +133,7 @@ def _is(one: Standing, model: str, *, sole: bool) -> bool:
     """Whether a model is the best alone, or one of those that may be."""
     if one.ranks is None or model not in one.tested:
         return False
-    at = one.tested.index(model)
+    at = one.tested[model]
     if sole:
         return one.ranks.sole and at == one.ranks.best
     return not one.ranks.sole and (at == one.ranks.best or one.ranks.tied[at])
@@ -142,7 +142,7 @@ def _is(one: Standing, model: str, *, sole: bool) -> bool:
 def _rank(one: Standing, model: str) -> Cell:
     if one.ranks is None or model not in one.tested:
         return table.missing("(not tested)" if model in one.untested else "")
-    return rank(one.ranks, one.tested.index(model))
+    return rank(one.ranks, one.tested[model])
 
 
 def rank(ranks: Ranks, at: int) -> Cell:

@@ -28,7 +28,7 @@ TASKS = ("mmlu", "cmmlu", "ceval", "agieval", "gaokao")
 
 
 def records(name: str) -> list[Record]:
-    """One run's records, right or wrong at random, passages and sub-questions as they are shared."""
+    """One run's records, right or wrong at random, with their sub-questions."""
     draw = random.Random(name)
     task = catalog.load_task(name)
     out: list[Record] = []
