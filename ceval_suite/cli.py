@@ -20,7 +20,7 @@ from ceval_suite.cli_board import board
 from ceval_suite.cli_compare import bits, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
-from ceval_suite.cli_export import agreement, export, papers, score
+from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
@@ -42,7 +42,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(board)
 app.command()(compare)
 app.command()(bits)
-for verb in (export, score, papers, agreement):
+for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]

@@ -33,6 +33,7 @@ methods
 exclusions outcomes
 boards
 metrics ranking
+summary
 standings
 arrange
 comparison
@@ -90,7 +91,7 @@ verify
 run
 report.__init__ report.table
 report.board
-report.leaderboard
+report.leaderboard report.rescored
 report.compare report.bits report.listing report.entry report.agreement report.papers
 report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
