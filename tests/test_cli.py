@@ -182,7 +182,7 @@ TINY = "TINY"
     ("args", "parts"),
     [
         (["list", "task"], ["unknown kind of list 'task'", "did you mean 'tasks'?"]),
-        (["show", "mmul"], ["unknown task or model 'mmul'", "did you mean 'mmlu'?"]),
+        (["show", "mmul"], ["unknown task, model or board 'mmul'", "did you mean 'mmlu'?"]),
         (["preview", "cmlu"], ["unknown task 'cmlu'", "did you mean 'cmmlu'?"]),
         (
             ["preview", "sample-mmlu", "--subject", "world_geograph"],
