@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ceval_suite.cli_board import board
 from ceval_suite.cli_compare import bits, calibration, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
@@ -38,7 +39,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (compare, calibration, bits):
+for verb in (board, compare, calibration, bits):
     app.command()(verb)
 for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)
@@ -96,7 +97,7 @@ def list_(
 
 @app.command()
 def show(name: str, as_json: Json = False) -> None:
-    """Show a task, a prompts file or a model."""
+    """Show a task, a prompts file, a model or a board."""
     from ceval_suite.report import entry
 
     content = entry.describe(name)
@@ -109,9 +110,9 @@ def show(name: str, as_json: Json = False) -> None:
 @app.command()
 def check() -> None:
     """Read all YAML and print every error at once."""
-    from ceval_suite import catalog, exclusions
+    from ceval_suite import boards, catalog, exclusions
 
-    problems = [*catalog.check(), *exclusions.check()]
+    problems = [*catalog.check(), *exclusions.check(), *boards.check()]
     for problem in problems:
         typer.echo(problem)
     if problems:
@@ -209,46 +210,13 @@ def run(
 
 def _results(folders: list[Path], as_json: bool) -> None:
     from ceval_suite.records import read_json
-    from ceval_suite.report import board
+    from ceval_suite.report import board as report
 
     summaries = [read_json(folder / "summary.json") for folder in folders]
-    _print(board.board(summaries, "Results"), as_json)
+    _print(report.board(summaries, "Results"), as_json)
     if not as_json:
         for folder in folders:
             say(f"records: {folder}")
-
-
-@app.command()
-def board(
-    name: Annotated[str | None, typer.Argument(help="A board of leaderboards/.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder with run folders.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Also write board.md, board.csv.")] = False,
-    subjects: Annotated[bool, typer.Option("--subjects", help="One table per run.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print models × benchmarks with intervals; write Markdown and CSV."""
-    from ceval_suite.report import board as boards
-    from ceval_suite.report import table
-
-    if name is not None or runs is None:
-        raise ConfigError("give --runs DIR: named boards are not there yet.")
-    summaries = boards.read_summaries(runs)
-    if subjects:
-        done = [s for s in summaries if s.get("complete") and s.get("labels")]
-        tables = [boards.subjects_table(summary) for summary in done]
-        if as_json:
-            typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
-        else:
-            for found in tables:
-                table.show(found)
-        return
-    found = boards.board(summaries)
-    _print(found, as_json)
-    if write:
-        for suffix, content in ((".md", table.markdown(found)), (".csv", table.to_csv(found))):
-            path = runs / f"board{suffix}"
-            path.write_text(content, encoding="utf-8")
-            say(f"wrote {path}")
 
 
 @app.command()

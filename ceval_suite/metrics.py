@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ceval_suite import bias, bootstrap, calibration, consistency, distributions, methods, stats
+from ceval_suite.outcomes import outcomes
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
 
@@ -164,6 +165,7 @@ def _where_they_apply(
         "calibration": calibration.block(letters),
         "bias": bias.block(letters),
         "margins": bias.margins(letters),
+        "outcomes": outcomes(task, records),
     }
     rate = bias.low_mass_rate(records)
     if rate is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
         _say_fitting(one.prepared, prompts, watch)
         first = next((p for p in prompts if p.continuations and not p.after), None)
         letters = backend.audit([first.request()] if first else [])
-        one.run.update({"engine": backend.describe(), "letters": letters})
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        one.run.update({"engine": backend.describe(), "letters": letters, "date": date})
         call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
         asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
         watch.start(one.name, len(one.run.done) + asked, len(one.run.done))

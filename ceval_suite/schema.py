@@ -199,12 +199,16 @@ class Estimate:
 class Cell:
     """One table cell: what to print, and the number behind it for machines.
 
-    What others measured is `reported`, and is set in italics.
+    What others measured is `reported`, and is set in italics. `best` is better than everything
+    measured beside it by a test, and set in bold; `tied` cannot be told from the best, and is
+    underlined.
     """
 
     text: str
     value: float | int | str | None = None
     reported: bool = False
+    best: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ def of_run(
         "chat": about.get("chat", False),
         "same_shots": about.get("same_shots", []),
         "protocol_sha256": identity["protocol_sha256"],
+        "date": str(about.get("date", ""))[:10],
         "complete": len(ordered) == sum(expected.values()),
         **metrics.summarize(task, ordered, expected),
         "subjects_chosen": about.get("subjects"),

@@ -24,6 +24,7 @@ model_spec
 catalog
 files exams
 data fetch circular request
+issues
 prompt
 extract equivalence
 protocol answer records
@@ -31,8 +32,12 @@ stats bootstrap power
 methods
 consistency distributions
 calibration bias flips
-metrics exclusions
+exclusions outcomes
+boards
+metrics ranking
 summary differences
+standings
+arrange
 comparison
 prepare
 texts finished agreement
@@ -89,7 +94,7 @@ run
 report.__init__ report.table
 report.changes report.calibration report.board report.bits report.listing report.entry
 report.agreement report.papers
-report.rescored
+report.leaderboard report.rescored
 report.compare report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 preview progress
@@ -97,7 +102,7 @@ sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export
+cli_tokenizer cli_compare cli_export cli_board
 cli
 launch
 __main__
@@ -106,7 +111,16 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
+MOUTHS = (
+    "cli",
+    "cli_data",
+    "cli_model",
+    "cli_tokenizer",
+    "cli_compare",
+    "cli_export",
+    "cli_board",
+    "launch",
+)
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 
