@@ -20,7 +20,7 @@ BROKE = "right → wrong"
 FIXED = "wrong → right"
 OTHER = "wrong → other wrong"
 SAME = "wrong → same wrong"
-KINDS = (KEPT, BROKE, FIXED, OTHER, SAME)
+KINDS: tuple[str, ...] = (KEPT, BROKE, FIXED, OTHER, SAME)
 
 
 @dataclass(frozen=True)
