@@ -21,6 +21,7 @@ from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, score
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
 
@@ -40,6 +41,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(compare)
 app.command()(bits)
+app.command()(report)
 for verb in (export, score, papers, agreement):
     app.command()(verb)
 

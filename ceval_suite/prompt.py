@@ -160,11 +160,8 @@ class Renderer:
         """
         shown = self.shots if shots is None else shots
         parts = self.template.parts(len(shown))
-        key = tuple(shot.id for shot in shown)
-        if key not in self._heads:
-            self._heads[key] = self._head(parts, shown)
         values = self._values(item, number=len(shown) + 1, is_shot=False)
-        body = self._heads[key] + self._part(parts, "question", values)
+        body = self.head(shown) + self._part(parts, "question", values)
         cue = self._part(parts, "cue", values)
         text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
         method = self.template.method(item)
@@ -188,6 +185,13 @@ class Renderer:
             bare=self._bare(item, values) if method == "continuation" else "",
             second=self._part(parts, "second", values) if method == "generate" else "",
         )
+
+    def head(self, shots: Sequence[Item]) -> str:
+        """The text that all items with these shots begin with, made once."""
+        key = tuple(shot.id for shot in shots)
+        if key not in self._heads:
+            self._heads[key] = self._head(self.template.parts(len(shots)), shots)
+        return self._heads[key]
 
     def _steps(
         self,

@@ -87,12 +87,17 @@ report.__init__ report.table
 report.board report.compare report.bits report.listing report.entry report.agreement report.papers
 report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
+site.__init__ site.chunks
+site.collect
+site.prompts site.pairs site.tables
+site.column
+site.write
 preview progress
 sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export
+cli_tokenizer cli_compare cli_export cli_report
 cli
 launch
 __main__
@@ -101,7 +106,16 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
+MOUTHS = (
+    "cli",
+    "cli_data",
+    "cli_model",
+    "cli_tokenizer",
+    "cli_compare",
+    "cli_export",
+    "cli_report",
+    "launch",
+)
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 
