@@ -1,4 +1,4 @@
-"""One column's items as data files: an index for lists and filters, texts, results, prompt heads."""
+"""One column's items as data files: an index for lists and filters, texts, results, heads."""
 
 from __future__ import annotations
 

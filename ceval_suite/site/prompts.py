@@ -35,7 +35,8 @@ class Asked:
 
     `states` has for each model: `ok` (the record's hash proves the prompt), `chat` (the chat
     template is the model's own, and no run holds it), `second` (asked after a text that the model
-    wrote), `none` (the record has no hash), `other` (the hash is another prompt's); None: no record.
+    wrote), `none` (the record has no hash), `other` (the hash is another prompt's); None where
+    there is no record.
     """
 
     variants: Sequence[Shown]

@@ -25,7 +25,7 @@ def content(found: Table) -> dict[str, Any]:
 
 
 def facts(found: Collected, lengths: Mapping[str, Mapping[str, float]]) -> list[Table]:
-    """Weights, tokenizers and bits per byte; `lengths` has mean prompt tokens by column and model."""
+    """Weights, tokenizers, bits per byte; `lengths` has mean prompt tokens by column and model."""
     out = [_weights(found), _tokenizers(found, lengths)]
     if found.bits:
         out.append(bits.bits(found.bits))

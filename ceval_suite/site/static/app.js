@@ -7,6 +7,7 @@
   const main = document.getElementById("main");
   let current = null;
   let turn = 0;
+  CS.ready = [];
 
   CS.go = (hash) => {
     if (location.hash === hash) render();
@@ -67,6 +68,7 @@
   function title(view) {
     document.title = `${t(`nav.${view === "item" ? "items" : view}`)} · ${CS.site.title}`;
     document.documentElement.dataset.ready = location.hash || "#/";
+    CS.ready.push(performance.now()); // since the page was asked for
   }
 
   document.getElementById("language").addEventListener("click", () => {

@@ -98,9 +98,10 @@
       else counts[index.predictions[one][i] === index.predictions[two][i] ? "same" : "other"] += 1;
     });
     const rows = [
-      [t("matrix.right"), counts.rr, counts.rw, f.MISSING],
+      [t("matrix.right"), counts.rr, f.MISSING, counts.rw],
       [t("matrix.wrong"), counts.wr, counts.same, counts.other],
     ];
+    // an answer that was right and is wrong cannot be the same
     const cell = (place) => (row) => (typeof row[place] === "number" ? f.count(row[place]) : row[place]);
     main.append(CS.table({
       caption: t("matrix.caption", { a, b }), className: "matrix", id: "matrix", rows,
@@ -122,8 +123,8 @@
         columns: [
           { title: t("question"), field: "text", widthGrow: 4, formatter: (cell_) => h("a", { href: CS.itemAddress(column.key, found.id(cell_.getData().i), query), text: cell_.getValue() }) },
           { title: t("subject"), field: "subject", widthGrow: 1.2 },
-          { title: t("prediction"), field: "given", width: 110 },
-          { title: t("marginchange"), field: "change", width: 120, hozAlign: "right", formatter: (cell_) => f.margin(cell_.getValue()) },
+          { title: t("prediction"), field: "given", width: 120 },
+          { title: t("marginchange"), field: "change", width: 150, hozAlign: "right", formatter: (cell_) => f.margin(cell_.getValue()) },
         ],
       });
     }

@@ -91,7 +91,7 @@
       columns: [
         { label: t("model"), head: true, cell: (row) => h("span", { class: "model", text: row.name }) },
         { label: t("prediction"), cell: (row) => CS.sign(row.state, ` ${found.index.predictions[row.k][place] || t("state.u")}`) },
-        ...kept.map((k) => ({ label: h("span", { class: isGold(keys[k]) ? "goldhead" : "" }, keys[k], isGold(keys[k]) ? h("span", { class: "hidden", text: ` ${t("gold")}` }) : ""), numeric: true, cell: (row) => bar(row, k) })),
+        ...kept.map((k) => ({ label: h("span", { class: isGold(keys[k]) ? "goldhead" : "" }, keys[k], isGold(keys[k]) ? h("span", { class: "hidden", text: ` ${t("gold")}` }) : ""), cell: (row) => bar(row, k) })),
         { label: t("margin"), title: t("margin.what"), numeric: true, cell: (row) => f.margin(found.index.margins[row.k][place]) },
         { label: t("mass"), title: t("mass.what"), numeric: true, cell: (row) => { const mass = results.models[row.k][1][at]; return mass === null ? f.MISSING : f.share(mass / 1000); } },
         { label: t("shotsshown"), numeric: true, cell: (row) => f.count(results.models[row.k][2][at]) },

@@ -44,7 +44,7 @@
         caption: `${t("subjects.title")}: ${column.title}`, hidden: true, className: "heat", id: "heat", rows,
         columns: [
           { label: t("subject"), head: true, cell: (name) => h("span", { title: name, text: CS.subjectTitle(column, name) }), sort: (name) => CS.subjectTitle(column, name) },
-          { label: t("category"), cell: (name) => h("small", { text: column.subjects.find(([key]) => key === name)[2] }), sort: (name) => column.subjects.find(([key]) => key === name)[2] },
+          ...(Object.keys(column.categories).length ? [{ label: t("category"), cell: (name) => h("small", { text: column.subjects.find(([key]) => key === name)[2] }), sort: (name) => column.subjects.find(([key]) => key === name)[2] }] : []),
           { label: "n", numeric: true, cell: (name) => f.count((models.map((model) => cell(name, model)).find(Boolean) || [])[3]), sort: (name) => (models.map((model) => cell(name, model)).find(Boolean) || [])[3] },
           ...models.map((model) => ({
             label: model, numeric: true, sort: (name) => (cell(name, model) || [null])[0],
