@@ -69,7 +69,7 @@ def main() -> None:
             count = tab.evaluate("CS.ready.length")
             begun = time.perf_counter()
             tab.evaluate(action)
-            tab.wait_for_function(f"CS.ready.length > {count}")
+            tab.wait_for_function("(n) => CS.ready.length > n", arg=count)
             rows.append((what, f"{1000 * (time.perf_counter() - begun):.0f}"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

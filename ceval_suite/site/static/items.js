@@ -155,12 +155,13 @@
       );
     }
 
-    /** Change filters; the item that is open stays open. */
+    /** Change filters; the item that is open stays open where it fits them. */
     go(change) {
       const query = { ...CS.route().query, ...change };
       const id = this.at === null ? null : this.found.id(this.at);
       const target = id ? CS.itemAddress(this.column.key, id, query) : CS.address(["items", this.column.key], query);
       history.replaceState(null, "", target);
+      this.narrowed = true;
       this.update(CS.route());
     }
 
@@ -179,8 +180,14 @@
         await this.draw();
       }
       const id = route.parts.slice(2).join("/");
-      const place = id ? this.found.places.get(id) : this.places[0];
-      await this.show(place, id);
+      let place = id ? this.found.places.get(id) : this.places[0];
+      if (this.narrowed && !this.ranks.has(place)) {
+        [place] = this.places;
+        const first = place === undefined ? CS.address(["items", this.column.key], route.query) : CS.itemAddress(this.column.key, this.found.id(place), route.query);
+        history.replaceState(null, "", first);
+      }
+      this.narrowed = false;
+      await this.show(place, this.places.length || id ? id : "");
       return true;
     }
 
