@@ -19,7 +19,7 @@ import typer
 from ceval_suite.cli_compare import bits, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
-from ceval_suite.cli_export import agreement, export, papers, score
+from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
@@ -41,8 +41,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(compare)
 app.command()(bits)
-app.command()(report)
-for verb in (export, score, papers, agreement):
+for verb in (export, score, rescore, papers, agreement, report):
     app.command()(verb)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]

@@ -104,6 +104,7 @@ class Prepared:
             "methods": self.template.methods,
             "note": self.template.note,
             "not_scored": self.not_scored,
+            "expected": dict(Counter(i.subject for i in self.scored() for _ in i.record_ids())),
         }
 
 

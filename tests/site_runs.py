@@ -11,8 +11,8 @@ from typing import Any
 from ceval_suite.prepare import Prepared
 from ceval_suite.prompt import Renderer
 from ceval_suite.records import RunFolder, safe_name, write_json
-from ceval_suite.run import summary
 from ceval_suite.schema import Item, Record
+from ceval_suite.summary import of_run
 
 
 def drawn(item: Item, id: str, rng: random.Random, skill: float, shared: random.Random) -> Record:
@@ -74,5 +74,5 @@ def scripted(
         run.update({"engine": {"dtype": "float32", "architecture": "LlamaForCausalLM"}})
         for record in lines:
             run.append(record)
-        write_json(folder / "summary.json", summary(prepared, model, run))
+        write_json(folder / "summary.json", of_run(run.about, run.identity, run.done.values()))
     return folder

@@ -30,6 +30,7 @@ protocol answer records
 stats
 methods
 metrics exclusions
+summary
 comparison
 prepare
 texts finished agreement
@@ -85,6 +86,7 @@ verify
 run
 report.__init__ report.table
 report.board report.compare report.bits report.listing report.entry report.agreement report.papers
+report.rescored
 report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
 site.__init__ site.chunks

@@ -143,6 +143,7 @@ def test_every_view_opens_from_disk_without_a_word_on_the_console(show: Open) ->
         go(tab, hash)
         assert tab.locator("h1").count() == 1
         assert tab.locator("[role=alert]").count() == 0
+        assert not re.search(r"\b(null|undefined|NaN|Infinity)\b", tab.inner_text("main"))
 
 
 def test_the_board_shows_every_model_with_interval_and_n(show: Open, page: Path) -> None:
@@ -418,7 +419,7 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(show: Open) -> None:
     named = "button, a, input, select, [role=img], table"
     nameless = (
         f"() => [...document.querySelectorAll('{named}')]"
-        + """
+        """
       .filter((e) => e.offsetParent !== null && !e.closest('.tabulator'))
       .filter((e) => !(e.getAttribute('aria-label') || e.textContent || e.title
         || (e.labels && e.labels.length) || (e.caption && e.caption.textContent)))

@@ -64,7 +64,7 @@ CS.charts = (() => {
         } },
         grid: { left: 44, right: 12, top: 44, bottom: 48 },
         xAxis: axis({ type: "category", data: names, axisLabel: { color: css("--soft"), interval: 0, hideOverlap: true, width: 110, overflow: "break" } }),
-        yAxis: axis({ type: "value", min: 0, max: (range) => Math.min(100, Math.ceil((range.max + 12) / 10) * 10), name: "%" }),
+        yAxis: axis({ type: "value", min: 0, max: (range) => Math.min(100, Math.ceil((range.max + 12) / 20) * 20), name: "%" }),
         series: [
           ...series.map((one, k) => ({ type: "bar", name: one.name, barGap: "10%", barCategoryGap: "30%", itemStyle: { color: colours[k], borderRadius: [2, 2, 0, 0] }, data: one.values.map((found) => (found ? 100 * found[0] : null)) })),
           ...series.map((_, k) => whisker(k)),
@@ -80,7 +80,7 @@ CS.charts = (() => {
       title, height: 420, className: "narrow",
       option: {
         ...base(),
-        radar: { center: ["50%", "56%"], radius: "66%", indicator: names.map((name) => ({ name, max: top })), axisName: { color: css("--soft") }, splitArea: { show: false }, splitLine: { lineStyle: { color: css("--line") } }, axisLine: { lineStyle: { color: css("--line") } } },
+        radar: { center: ["50%", "57%"], radius: "72%", indicator: names.map((name) => ({ name, max: top })), axisName: { color: css("--soft") }, splitArea: { show: false }, splitLine: { lineStyle: { color: css("--line") } }, axisLine: { lineStyle: { color: css("--line") } } },
         tooltip: { ...base().tooltip, trigger: "item", formatter: ({ name, value }) => `${name}\n${names.map((one, k) => `${one}: ${f.percent(value[k])}`).join("\n")}` },
         series: [{ type: "radar", data: series.map((one, k) => ({ name: one.name, value: one.values, symbol: SYMBOLS[k % SYMBOLS.length], lineStyle: { type: LINES[k % LINES.length], width: 2 }, areaStyle: { opacity: 0.05 } })) }],
       },

@@ -140,12 +140,13 @@
       const whole = rest(results.patterns[pattern], parts);
       const [own, ours] = [whole.slice(0, whole.length - lead), lead ? whole.slice(-lead) : ""];
       const text = heads[head];
-      box.replaceChildren(
+      box.replaceChildren(...[
         h("p", { class: proved(k).length ? "proof" : "proof doubt" }, proved(k).length ? h("span", { class: "seal", "aria-hidden": "true", text: "✓" }) : null,
           proved(k).length ? t("proved", { models: proved(k).join(", ") }) : t("unproved", { models: names(k).join(", ") })),
-        text ? h("details", { class: "shots" }, h("summary", { text: t("head", { shots, n: f.count(text.length) }) }), h("pre", { tabindex: "0", text })) : null,
+        text ? h("details", { class: "shots" }, h("summary", { text: t(shots ? "head" : "head.bare", { shots, n: f.count(text.length) }) }), h("pre", { tabindex: "0", text })) : null,
         h("pre", { tabindex: "0", class: "ask", id: "prompt" }, own, ours ? h("mark", { title: t("ours"), text: ours }) : null),
-        ours ? h("p", { class: "note", text: t("ours") }) : null);
+        ours ? h("p", { class: "note", text: t("ours") }) : null,
+      ].filter(Boolean));
     };
     draw(0);
     const out = [h("h3", { text: t("prompt") })];
