@@ -84,6 +84,11 @@ def test_a_number_that_json_does_not_know_is_refused() -> None:
         chunks.script("x", float("nan"))
 
 
+def test_numbers_that_json_does_not_know_become_null() -> None:
+    value = {"a": [float("inf"), 1.5, {"b": float("nan")}], 3: "x"}
+    assert chunks.finite(value) == {"a": [None, 1.5, {"b": None}], "3": "x"}
+
+
 @given(st.lists(st.integers(1, 40), max_size=20), st.integers(5, 20))
 def test_chunks_hold_every_item_once_and_are_never_longer(counts: list[int], most: int) -> None:
     spans = chunks.spans(counts, most)

@@ -63,6 +63,17 @@ def thousandth(value: float | None) -> int | None:
     return None if value is None or not math.isfinite(value) else round(value * 1000)
 
 
+def finite(value: Any) -> Any:
+    """The same JSON with null in the place of numbers that JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return value
+
+
 class Numbered:
     """Values stored once, by number."""
 

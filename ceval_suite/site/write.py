@@ -237,7 +237,9 @@ def _details(column: Column, summaries: Mapping[str, Mapping[str, Any]]) -> dict
             "subjects": {s: chunks.estimate(one) for s, one in summary["subjects"].items()}
             if "subjects" in summary
             else {},
-            **{name: summary[name] for name in kept if summary.get(name) is not None},
+            **{
+                name: chunks.finite(summary[name]) for name in kept if summary.get(name) is not None
+            },
         }
         for model, summary in summaries.items()
     }

@@ -4,7 +4,11 @@
 (() => {
   const { h, t, format: f } = CS;
 
-  const withInterval = (one, show) => (one ? `${show(one.value)} (${show(one.low)}–${show(one.high)})` : f.MISSING);
+  /** A value with its interval; of a single cluster there is none. */
+  function withInterval(one, show) {
+    if (!one) return f.MISSING;
+    return one.low === null || one.low === undefined ? show(one.value) : `${show(one.value)} (${show(one.low)}–${show(one.high)})`;
+  }
 
   CS.views.calibration = async (main, { parts }) => {
     const column = CS.column(parts[1]) || CS.site.columns[0];
@@ -31,6 +35,7 @@
         { label: t("model"), head: true, cell: (model) => model, sort: (model) => model },
         { label: "n", numeric: true, cell: (model) => f.count(details[model].calibration.n) },
         { label: "ECE", numeric: true, cell: (model) => scalar(details[model].calibration, "ece"), sort: (model) => (details[model].calibration.ece || {}).value },
+        { label: t("calibration.tempered"), title: t("calibration.fitted"), numeric: true, cell: (model) => scalar(details[model].calibration.temperature, "ece") },
         { label: "Brier", numeric: true, cell: (model) => scalar(details[model].calibration, "brier") },
         { label: "NLL", numeric: true, cell: (model) => scalar(details[model].calibration, "nll") },
         { label: t("confidence"), numeric: true, cell: (model) => f.decimal(details[model].calibration.confidence, 3) },
