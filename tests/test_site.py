@@ -358,6 +358,22 @@ def test_a_site_is_written_over_and_nothing_else_ever_is(runs: Path, tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"out", "mine"}
 
 
+def test_several_processes_write_the_same_site_as_one(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    build([runs], tmp_path / "one", Wanted(), said.append)
+    monkeypatch.setattr("ceval_suite.site.write.LARGE", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    again: list[str] = []
+    build([runs], tmp_path / "two", Wanted(), again.append)
+    assert said == again
+    for path in (tmp_path / "one" / "data").rglob("*.js"):
+        if path.name != "site.js":  # which says when it was made
+            other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+            assert path.read_bytes() == other.read_bytes(), path.name
+
+
 def test_a_folder_without_runs_is_said_to_have_none(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no runs"):
         build([tmp_path], tmp_path / "site", Wanted(), lambda _: None)

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,12 @@ SCRIPTS = (
 
 ESTIMATES = ("categories", "groups")
 
+LARGE = 2**24
+"""Bytes of records from which columns are written by several processes."""
+
+MOST_WORKERS = 8
+"""Processes at once; each holds the records of one column."""
+
 Say = Callable[[str], None]
 
 
@@ -57,6 +65,17 @@ class Wanted:
     data: Path | None = None
     exclude: Sequence[Exclusions] = ()
     texts: bool = True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the overview needs of one column that is written."""
+
+    column: dict[str, Any]
+    pairs: list[dict[str, Any]]
+    lengths: dict[str, float]
+    tables: list[dict[str, Any]]
+    said: str
 
 
 @dataclass
@@ -101,8 +120,12 @@ def build(folders: Sequence[Path], out: Path, wanted: Wanted, say: Say) -> Path:
 
 def _write(found: Collected, folder: Path, wanted: Wanted, say: Say) -> None:
     made = _Made()
-    for column in found.columns:
-        _column(folder, column, wanted, made, say)
+    for part in _columns(found.columns, folder, wanted):
+        made.columns.append(part.column)
+        made.pairs[part.column["key"]] = part.pairs
+        made.lengths[part.column["key"]] = part.lengths
+        made.tables += part.tables
+        say(part.said)
     made.tables += [tables.content(one) for one in tables.facts(found, made.lengths)]
     title = wanted.title or "ceval-suite"
     overview = {
@@ -127,7 +150,30 @@ def _write(found: Collected, folder: Path, wanted: Wanted, say: Say) -> None:
     _page(folder, title)
 
 
-def _column(folder: Path, column: Column, wanted: Wanted, made: _Made, say: Say) -> None:
+def _columns(some: Sequence[Column], folder: Path, wanted: Wanted) -> Iterator[_Part]:
+    """Write all columns, in order; large ones beside one another, as many as there are cores."""
+    size = sum(
+        (run.path / "records.jsonl").stat().st_size
+        for column in some
+        for run in column.runs.values()
+        if (run.path / "records.jsonl").is_file()
+    )
+    workers = min(os.cpu_count() or 1, len(some), MOST_WORKERS)
+    if workers < 2 or size < LARGE:
+        yield from (_column(folder, column, wanted) for column in some)
+        return
+    # the largest first, so that none of them is alone at the end
+    order = sorted(some, key=lambda column: -len(column.runs) * _items(column))
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = {c.key: pool.submit(_column, folder, c, wanted) for c in order}
+        yield from (waiting[column.key].result() for column in some)
+
+
+def _items(column: Column) -> int:
+    return max(int(run.summary.get("n", 0)) for run in column.runs.values())
+
+
+def _column(folder: Path, column: Column, wanted: Wanted) -> _Part:
     sides = {model: run.side(wanted.exclude) for model, run in column.runs.items()}
     summaries = {
         model: summarised(run, sides[model], column.task) if wanted.exclude else run.summary
@@ -137,16 +183,6 @@ def _column(folder: Path, column: Column, wanted: Wanted, made: _Made, say: Say)
     found = source(column.about, wanted.data, texts=wanted.texts)
     counted = columns.write(folder, column, list(sides.values()), found)
     compared = pairs.compared(sides, values)
-    made.pairs[column.key] = [
-        {"models": list(names), **content} for names, content in compared.items()
-    ]
-    marks = pairs.marks(compared, values)
-    made.lengths[column.key] = _lengths(sides)
-    made.tables += [tables.content(t) for t in tables.quantised(sides, column.title)]
-    made.columns.append(
-        _overview(column, summaries, marks)
-        | {"items": counted.items, "chunks": counted.chunks, "reason": found.reason}
-    )
     chunks.write(folder, f"c/{column.key}/summary", _details(column, summaries))
     proof = f"; {counted.proved:,} of {counted.shown:,} prompts proved" if counted.shown else ""
     why = {
@@ -155,7 +191,15 @@ def _column(folder: Path, column: Column, wanted: Wanted, made: _Made, say: Say)
         "missing": f"; no prompts: benchmark files not found (data fetch {column.task.name})",
         "changed": "; no prompts: the benchmark files are not those of the run",
     }
-    say(f"{column.title}: {len(sides)} models, {counted.items:,} items{proof}{why[found.reason]}")
+    return _Part(
+        column=_overview(column, summaries, pairs.marks(compared, values))
+        | {"items": counted.items, "chunks": counted.chunks, "reason": found.reason},
+        pairs=[{"models": list(names), **content} for names, content in compared.items()],
+        lengths=_lengths(sides),
+        tables=[tables.content(t) for t in tables.quantised(sides, column.title)],
+        said=f"{column.title}: {len(sides)} models, {counted.items:,} items{proof}"
+        + why[found.reason],
+    )
 
 
 def _whole(summary: Mapping[str, Any]) -> bool:
