@@ -268,6 +268,13 @@ def test_a_filter_leaves_only_what_it_says(show: Open, page: Path, name: str) ->
     assert {"".join(re.findall("[✓✗?]", one)) for one in shown} <= all_signs
 
 
+def test_only_the_rows_that_are_seen_are_drawn(show: Open, page: Path) -> None:
+    tab = show(f"#/items/{key(page, 'sample-mmlu')}")
+    rows = tab.locator(".list .tabulator-row").count()
+    assert 10 < rows < 80
+    assert tab.locator(".list").bounding_box()["height"] < 900
+
+
 def test_items_sort_by_margin(show: Open, page: Path) -> None:
     tab = show(f"#/items/{key(page, 'sample-mmlu')}?sort=margin&model=llama-small")
     cells = texts(tab, ".list .tabulator-row [tabulator-field=margin]")

@@ -123,10 +123,10 @@
       Object.assign(this, { column, found, query: {}, places: [], list: null, at: null });
       this.controls = h("form", { class: "controls", "aria-label": t("filters"), on: { submit: (event) => event.preventDefault() } });
       this.count = h("p", { class: "count", role: "status" });
-      this.box = h("div", { class: "list" });
+      this.box = h("div"); // as high as what is around it, so that only what is seen is drawn
       this.detail = h("article", { class: "detail", id: "detail", "aria-live": "off" });
       main.append(h("h1", { class: "hidden", text: t("items.title") }), this.controls,
-        h("div", { class: "browser" }, h("section", { class: "side", "aria-label": t("items.list") }, this.count, this.box), this.detail));
+        h("div", { class: "browser" }, h("section", { class: "side", "aria-label": t("items.list") }, this.count, h("div", { class: "list" }, this.box)), this.detail));
       this.head();
     }
 
