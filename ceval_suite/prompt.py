@@ -149,11 +149,14 @@ class Renderer:
         item: Item,
         shots: Sequence[Item] | None = None,
         before: Sequence[str] | None = None,
+        *,
+        answers: bool = True,
     ) -> Prompt:
         """The prompt of an item with the given shots (by default all of them).
 
         `before` are the answers to the sub-questions before this one, where the model has given
-        them already; else they are what it answers in the same call, or the gold ones.
+        them already; else they are what it answers in the same call, or the gold ones. Without
+        `answers` there are no continuations, for those who only want the text.
 
         Raises:
             PromptError: a template names something an item does not have.
@@ -174,7 +177,7 @@ class Renderer:
             item=item,
             text=text,
             lead="" if item.part or method == "generate" else self._part(parts, "lead", values),
-            continuations=self._continuations(item, parts, values, method),
+            continuations=self._continuations(item, parts, values, method) if answers else (),
             shots=len(shown),
             chat=self.wrap is not None,
             method=method,

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from ceval_suite.cli import app
 from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError
+from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.records import read_records
+from ceval_suite.run import evaluate
 from ceval_suite.site import chunks, column, pairs, prompts
 from ceval_suite.site.collect import collect, family
 from ceval_suite.site.write import SCRIPTS, STATIC, Wanted, build
@@ -205,6 +207,23 @@ def test_the_page_s_parts_of_a_prompt_have_the_record_s_hash(site: Path, runs: P
                 assert hashlib.sha256(text.encode()).hexdigest() == hashes[id]
                 proved += 1
     assert proved > 200
+
+
+def test_prompts_of_a_real_run_are_proved_after_the_model_s_own_answers_too(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Sub-questions one after the other, letters, free text, each as the engine asked it."""
+    spec = ModelSpec(path=str(tiny_model), device="cpu")
+    names = ("sample-gaokao", "sample-agieval")
+    evaluate("tiny", spec, [prepare(name, Selection(limit=1)) for name in names], tmp_path / "runs")
+    build([tmp_path / "runs"], tmp_path / "site", Wanted(), lambda _: None)
+    seen = 0
+    for key in keys(tmp_path / "site"):
+        ids = content(tmp_path / "site", f"c/{key}/index")["ids"]
+        states = content(tmp_path / "site", f"c/{key}/r0")["states"]
+        assert {id: one for id, one in zip(ids, states, strict=True) if one != ["ok"]} == {}
+        seen += sum("#" in id for id in ids)
+    assert seen > 2
 
 
 def test_fewer_shots_are_found_whichever_the_fitting_rule_left(tmp_path: Path) -> None:

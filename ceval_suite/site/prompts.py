@@ -145,7 +145,7 @@ def _proved(
     renderer = found.renderers[item.subject]
     first: Shown | None = None
     for shots in _shots(renderer.shots, record.shots):
-        prompt = renderer.render(item, shots, before)
+        prompt = renderer.render(item, shots, before, answers=False)
         shown = _shown(renderer, shots, prompt)
         first = first or shown
         if prompt.sha256 == record.prompt_sha256:
