@@ -214,7 +214,7 @@ def test_prompts_of_a_real_run_are_proved_after_the_model_s_own_answers_too(
 ) -> None:
     """Sub-questions one after the other, letters, free text, each as the engine asked it."""
     spec = ModelSpec(path=str(tiny_model), device="cpu")
-    names = ("sample-gaokao", "sample-agieval")
+    names = ("sample-gaokao", "sample-cmmlu")
     evaluate("tiny", spec, [prepare(name, Selection(limit=1)) for name in names], tmp_path / "runs")
     build([tmp_path / "runs"], tmp_path / "site", Wanted(), lambda _: None)
     seen = 0
