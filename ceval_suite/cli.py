@@ -22,6 +22,7 @@ from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
 
@@ -39,7 +40,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (board, compare, calibration, bits):
+for verb in (board, compare, calibration, bits, report):
     app.command()(verb)
 for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)

@@ -51,22 +51,22 @@ class Renderer:
         item: Item,
         shots: Sequence[Item] | None = None,
         before: Sequence[str] | None = None,
+        *,
+        answers: bool = True,
     ) -> Prompt:
         """The prompt of an item with the given shots (by default all of them).
 
         `before` are the answers to the sub-questions before this one, where the model has given
-        them already; else they are what it answers in the same call, or the gold ones.
+        them already; else they are what it answers in the same call, or the gold ones. Without
+        `answers` there are no continuations, for those who only want the text.
 
         Raises:
             PromptError: a template names something an item does not have.
         """
         shown = self.shots if shots is None else shots
         parts = self.template.parts(len(shown))
-        key = tuple(shot.id for shot in shown)
-        if key not in self._heads:
-            self._heads[key] = self._head(parts, shown)
         values = self._values(item, number=len(shown) + 1, is_shot=False)
-        body = self._heads[key] + self._part(parts, "question", values)
+        body = self.head(shown) + self._part(parts, "question", values)
         cue = self._part(parts, "cue", values)
         text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
         method = self.template.method(item)
@@ -75,12 +75,12 @@ class Renderer:
             given = () if method == "chain" and before is None else before or item.before
             text = self._steps(item, parts, values, text, given, follows=follows)
         writes = method in ("generate", "either")
-        turns = self._turns(item, parts, key, values) if method == "letters" else ()
+        turns = self._turns(item, parts, shown, values) if method == "letters" and answers else ()
         return Prompt(
             item=item,
             text=text,
             lead="" if item.part or method == "generate" else self._part(parts, "lead", values),
-            continuations=self._continuations(item, parts, values, method),
+            continuations=self._continuations(item, parts, values, method) if answers else (),
             shots=len(shown),
             chat=self.wrap is not None,
             method=method,
@@ -94,7 +94,7 @@ class Renderer:
         )
 
     def _turns(
-        self, item: Item, parts: dict[str, str], key: tuple[str, ...], values: dict[str, Any]
+        self, item: Item, parts: dict[str, str], shown: Sequence[Item], values: dict[str, Any]
     ) -> tuple[str, ...]:
         """The same prompt with the options in every other order of a circle."""
         if not (self.circular and can_turn(item)):
@@ -104,11 +104,18 @@ class Renderer:
             other = turned(item, turn)
             pairs = list(zip(other.labels, other.choices, strict=True))
             values = values | {"item": other, "choices": pairs}
-            body = self._heads[key] + self._part(parts, "question", values)
+            body = self.head(shown) + self._part(parts, "question", values)
             cue = self._part(parts, "cue", values)
             text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
             texts.append(text + self._part(parts, "lead", values))
         return tuple(texts)
+
+    def head(self, shots: Sequence[Item]) -> str:
+        """The text that all items with these shots begin with, made once."""
+        key = tuple(shot.id for shot in shots)
+        if key not in self._heads:
+            self._heads[key] = self._head(self.template.parts(len(shots)), shots)
+        return self._heads[key]
 
     def _steps(
         self,

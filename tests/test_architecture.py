@@ -97,12 +97,17 @@ report.agreement report.papers
 report.leaderboard report.rescored
 report.compare report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
+site.__init__ site.chunks
+site.collect
+site.prompts site.pairs site.tables
+site.column
+site.write
 preview progress
 sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_board
+cli_tokenizer cli_compare cli_export cli_board cli_report
 cli
 launch
 __main__
@@ -119,6 +124,7 @@ MOUTHS = (
     "cli_compare",
     "cli_export",
     "cli_board",
+    "cli_report",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
