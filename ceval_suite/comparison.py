@@ -191,8 +191,8 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def versus(first: Side, second: Side) -> Versus:
-    """Everything that two runs of one protocol say about each other.
+def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
+    """Everything that two runs of one protocol say about each other; a bootstrap if wanted.
 
     Raises:
         RunError: no item in common, or one whose gold labels differ.
@@ -225,7 +225,7 @@ def versus(first: Side, second: Side) -> Versus:
         same_tokenizer=_same_tokenizer(first, second),
         exact=None if clustered else stats.mcnemar(fixed, broke),
         differences=found,
-        resampled=differences.resampled(task, judged) if judged else {},
+        resampled=differences.resampled(task, judged) if judged and resample else {},
         pairs=pairs,
     )
 

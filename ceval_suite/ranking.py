@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,12 @@ class Ranks:
     best: int
     sole: bool
     tied: list[bool]
+
+    def mark(self, at: int) -> Literal["best", "tied", ""]:
+        """What may be said of a model: better than all others, or not to be told from the best."""
+        if self.sole:
+            return "best" if at == self.best else ""
+        return "tied" if at == self.best or self.tied[at] else ""
 
 
 @dataclass(frozen=True)

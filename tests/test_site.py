@@ -21,10 +21,12 @@ from ceval_suite.errors import RunError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.records import read_records
+from ceval_suite.report.board import read_summaries
 from ceval_suite.run import evaluate
 from ceval_suite.site import chunks, column, pairs, prompts
 from ceval_suite.site.collect import collect, family
 from ceval_suite.site.write import SCRIPTS, STATIC, Wanted, build
+from ceval_suite.standings import by_model, standing
 from tests.finished_runs import record
 from tests.site_runs import scripted
 
@@ -312,17 +314,18 @@ def test_a_margin_is_gold_less_the_likeliest_other(
     assert column.margin(record("t/s/x/0", "x", answer, "A", logprobs=logprobs)) == expected
 
 
-def test_the_best_is_bold_only_where_tests_tell_it_from_all_others() -> None:
-    def p(one: float, two: float) -> dict[tuple[str, str], Any]:
-        return {("a", "b"): {"p": one}, ("a", "c"): {"p": two}, ("b", "c"): {"p": 1.0}}
-
-    values = {"a": 0.7, "b": 0.6, "c": 0.5}
-    assert pairs.marks(p(0.01, 0.01), values) == {"a": "best"}
-    assert pairs.marks(p(0.2, 0.01), values) == {"a": "tied", "b": "tied"}
-    # Holm: 0.03 is no longer below 5 % when two tests are made
-    assert pairs.marks(p(0.03, 0.03), values) == {"a": "tied", "b": "tied", "c": "tied"}
-    assert pairs.marks({}, values) == {}
-    assert pairs.marks({}, {"a": 0.7}) == {}
+def test_bold_ties_and_ranks_are_those_of_the_board(site: Path, runs: Path) -> None:
+    marked = 0
+    for one in content(site, "site")["columns"]:
+        summaries = [s for s in read_summaries(runs) if s["protocol_sha256"] == one["sha"]]
+        found = standing("", by_model(summaries, ""))
+        for model, at in found.tested.items():
+            assert found.ranks is not None
+            cell = one["cells"][model]
+            assert cell["rank"] == [found.ranks.low[at], found.ranks.high[at]]
+            assert cell["mark"] == found.ranks.mark(at)
+            marked += bool(cell["mark"])
+    assert marked
 
 
 def test_with_many_models_only_the_best_is_compared_with_all(runs: Path) -> None:
@@ -484,5 +487,5 @@ def test_records_of_a_site_are_read_with_all_their_fields() -> None:
     """A field of Record that the page does not know of should be decided on, not forgotten."""
     known = {"id", "subject", "answer", "prediction", "correct", "score", "logits", "logprobs"}
     known |= {"choice_mass", "tie", "text", "shots", "prompt_tokens", "prompt_sha256", "bounded"}
-    known |= {"cut", "predictions", "opinions", "cluster"}
+    known |= {"cut", "predictions", "opinions", "cluster", "turns"}
     assert {*asdict(record("t/s/x/0", "x", "A", "A"))} == known

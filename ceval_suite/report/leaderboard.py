@@ -119,8 +119,8 @@ def _score(one: Standing, model: str, *, with_n: bool, own: float | None) -> Cel
     return Cell(
         text=f"{_chance(entry)}{shown.text}{size}{beside}",
         value=shown.value,
-        best=_is(one, model, sole=True),
-        tied=_is(one, model, sole=False),
+        best=_mark(one, model) == "best",
+        tied=_mark(one, model) == "tied",
     )
 
 
@@ -129,14 +129,10 @@ def _chance(entry: Entry) -> str:
     return "≈" if whole and entry.summary and at_chance(entry.summary) else ""
 
 
-def _is(one: Standing, model: str, *, sole: bool) -> bool:
-    """Whether a model is the best alone, or one of those that may be."""
+def _mark(one: Standing, model: str) -> str:
     if one.ranks is None or model not in one.tested:
-        return False
-    at = one.tested[model]
-    if sole:
-        return one.ranks.sole and at == one.ranks.best
-    return not one.ranks.sole and (at == one.ranks.best or one.ranks.tied[at])
+        return ""
+    return one.ranks.mark(one.tested[model])
 
 
 def _rank(one: Standing, model: str) -> Cell:

@@ -25,6 +25,7 @@ from ceval_suite.site import chunks, pairs, tables
 from ceval_suite.site import column as columns
 from ceval_suite.site.collect import Collected, Column, collect, family, summarised
 from ceval_suite.site.prompts import source
+from ceval_suite.standings import Standing, by_model, standing
 
 STATIC = Path(__file__).parent / "static"
 MARK = "ceval-suite-site.json"
@@ -192,7 +193,7 @@ def _column(folder: Path, column: Column, wanted: Wanted) -> _Part:
         "changed": "; no prompts: the benchmark files are not those of the run",
     }
     return _Part(
-        column=_overview(column, summaries, pairs.marks(compared, values))
+        column=_overview(column, summaries)
         | {"items": counted.items, "chunks": counted.chunks, "reason": found.reason},
         pairs=[{"models": list(names), **content} for names, content in compared.items()],
         lengths=_lengths(sides),
@@ -214,11 +215,11 @@ def _lengths(sides: Mapping[str, Side]) -> dict[str, float]:
     }
 
 
-def _overview(
-    column: Column, summaries: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str]
-) -> dict[str, Any]:
-    """A column of the board; `marks` says which cells are the best, or tied with it."""
+def _overview(column: Column, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A column of the board, with what paired tests say of the best and of ranks."""
     task, about = column.task, column.about
+    placed = [{**s, "folder": str(column.runs[model].path)} for model, s in summaries.items()]
+    found = standing(column.title, by_model(placed, column.title))
     return {
         "key": column.key,
         "title": column.title,
@@ -241,12 +242,16 @@ def _overview(
         ],
         "categories": {name: list(some) for name, some in task.categories.items()},
         "groups": task.groups,
-        "cells": {model: _cell(s) | _mark(marks.get(model)) for model, s in summaries.items()},
+        "cells": {model: _cell(s) | _mark(found, model) for model, s in summaries.items()},
     }
 
 
-def _mark(mark: str | None) -> dict[str, Any]:
-    return {"mark": mark} if mark else {}
+def _mark(found: Standing, model: str) -> dict[str, Any]:
+    """Which ranks a model may have, and whether it is the best or cannot be told from it."""
+    ranks, at = found.ranks, found.tested.get(model)
+    if ranks is None or at is None:
+        return {}
+    return {"rank": [ranks.low[at], ranks.high[at]], "mark": ranks.mark(at)}
 
 
 def _cell(summary: Mapping[str, Any]) -> dict[str, Any]:
