@@ -20,7 +20,8 @@ def detectable(
     `discordance` is the share of items that only one side has right, seen or assumed. The sample
     size of McNemar's test (Connor 1987, Biometrics 43:207), solved for the difference; None where
     even all of the discordant items on one side would not do. For clustered items `n` is the
-    number of independent ones that know as much.
+    number of independent ones that know as much. A normal approximation, and a little conservative
+    where only some dozens are discordant.
 
     Raises:
         ValueError: no items, or what is no share.

@@ -250,4 +250,6 @@ def test_a_detectable_difference_is_found_four_times_in_five(n: int, share: floa
     chances = [(share + at) / 2, (share - at) / 2, 1 - share]
     draws = rng.multinomial(n, chances, size=2 * DRAWS).tolist()
     p = cache(stats.score_p)
-    assert 0.77 <= np.mean([p(f, b) < 0.05 for f, b, _ in draws]) <= 0.83
+    # with two dozen discordant items the normal sample size is a little too large
+    most = 0.83 if n * share > 50 else 0.87
+    assert 0.77 <= np.mean([p(f, b) < 0.05 for f, b, _ in draws]) <= most
