@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.stats import kendalltau, spearmanr
 
 from ceval_suite.outcomes import Outcomes
 
@@ -264,6 +263,8 @@ def agreement(first: Mapping[str, float], second: Mapping[str, float]) -> Agreem
     a, b = ([of[name] for name in common] for of in (first, second))
     if len(set(a)) == 1 or len(set(b)) == 1:
         return None
+    from scipy.stats import kendalltau, spearmanr  # a second of imports that a board does without
+
     tau: Any = kendalltau(a, b)
     rho: Any = spearmanr(a, b)
     values = [float(x) for x in (tau.statistic, tau.pvalue, rho.statistic, rho.pvalue)]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.optimize import brentq
 from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from ceval_suite.schema import Estimate
@@ -329,6 +328,8 @@ def _tango(n: float, fixed: float, broke: float) -> tuple[float, float]:
         last = sign * (1 - 1e-12)
         # the score falls from the estimate on; at the border of what is possible it is endless
         if sign * value < 1 - 1e-12 and -sign * score(last) > Z:
+            from scipy.optimize import brentq  # a second of imports that a board does without
+
             root: Any = brentq(beyond, value, last)
             return float(root)
         return sign

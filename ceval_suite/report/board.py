@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,29 +31,33 @@ def read_summaries(folder: Path) -> list[Summary]:
     runs = list(find_runs(folder))
     if not runs:
         raise RunError(f"{folder} holds no runs; give the --out folder of a run.")
-    found: list[Summary] = []
-    for run in runs:
-        if (run / "summary.json").is_file():
-            found.append(read_json(run / "summary.json") | {"folder": str(run)})
-        else:
-            about = read_json(run / "run.json")
-            found.append(
-                {
-                    "task": about.get("task", run.name),
-                    "model": about.get("identity", {}).get("model", run.parent.name),
-                    "protocol": about.get("protocol", "?"),
-                    "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
-                    "split": about.get("split", ""),
-                    "shots": about.get("shots", 0),
-                    "limit": about.get("limit"),
-                    "chat": about.get("chat", False),
-                    "same_shots": about.get("same_shots"),
-                    "subjects_chosen": about.get("subjects"),
-                    "complete": False,
-                    "folder": str(run),
-                }
-            )
-    return found
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of summaries hold no cycles; looking for some takes as long as reading
+    try:
+        return [_summary(run) | {"folder": str(run)} for run in runs]
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """What a run came to; of one that has not ended, what it was asked."""
+    if (run / "summary.json").is_file():
+        return read_json(run / "summary.json")
+    about = read_json(run / "run.json")
+    return {
+        "task": about.get("task", run.name),
+        "model": about.get("identity", {}).get("model", run.parent.name),
+        "protocol": about.get("protocol", "?"),
+        "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
+        "split": about.get("split", ""),
+        "shots": about.get("shots", 0),
+        "limit": about.get("limit"),
+        "chat": about.get("chat", False),
+        "same_shots": about.get("same_shots"),
+        "subjects_chosen": about.get("subjects"),
+        "complete": False,
+    }
 
 
 def label(summary: Summary) -> str:
