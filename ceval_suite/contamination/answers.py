@@ -1,0 +1,69 @@
+"""Is the answer there too? The right option's text near the question, or its letter marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ceval_suite.contamination.normal import squeezed
+from ceval_suite.contamination.targets import HAN, Target
+
+NEAR = 600
+"""Characters behind the question that are searched for the answer, beside the options' own."""
+
+_LONG = {True: 2, False: 5}
+"""Letters from which on an option is found inside other text (Chinese or not); a shorter one must
+stand by itself."""
+
+_MARK = (
+    r"(?:答案|正确选项|故选|应选|[Aa]nswer|ANSWER)\W{{0,3}}(?:(?:is|was|应?为|应?是|option|key)\W{{0,3}}"
+    r"){{0,2}}{label}(?![A-Za-z])"
+)
+_PIECE = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the answer was found: `text`, `letter`, both or neither; and options that are there."""
+
+    text: bool = False
+    letter: bool = False
+    options: int = 0
+
+    @property
+    def found(self) -> bool:
+        """Whether the answer stands there in either form."""
+        return self.text or self.letter
+
+
+def answer(target: Target, document: str, end: int) -> Answer:
+    """Look for the answer in a document (as it stands) behind the question's end.
+
+    Where the question holds its own options, they are part of it, and only the letter can tell.
+    """
+    room = NEAR + sum(map(len, target.choices))
+    behind = document[end : end + room]
+    there = [_stands(choice, behind) for choice in target.choices]
+    right = [
+        found
+        for label, found in zip(target.labels, there, strict=False)
+        if label in target.answer
+    ]
+    text = bool(right) and all(right)
+    return Answer(text, _marked(target.answer, behind), sum(there))
+
+
+def _marked(labels: Sequence[str], text: str) -> bool:
+    letters = r"\W{0,3}".join(map(re.escape, labels))
+    return bool(labels) and bool(re.search(_MARK.format(label=letters), text))
+
+
+def _stands(choice: str, text: str) -> bool:
+    wanted = squeezed(choice)
+    if not wanted:
+        return choice.strip() in text if choice.strip() else False
+    if len(wanted) >= _LONG[bool(HAN.search(wanted))]:
+        return wanted in squeezed(text)
+    words = [squeezed(word) for word in _PIECE.findall(text)]
+    return wanted in words or wanted in {"".join(two) for two in zip(words, words[1:], strict=False)}

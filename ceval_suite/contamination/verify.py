@@ -1,0 +1,158 @@
+"""A candidate → a match with its kind and scores, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from rapidfuzz.distance import Indel
+
+from ceval_suite.contamination.normal import Array
+from ceval_suite.contamination.targets import Target
+
+Kind: TypeAlias = Literal["exact", "ngram", "part", "near"]
+
+KINDS: dict[Kind, str] = {
+    "exact": "the whole text stands there",
+    "ngram": "enough of its n-grams stand there",
+    "part": "enough of it stands there in one piece",
+    "near": "nearly the same text stands there",
+}
+"""From the surest to the weakest; a match is called by the first that holds."""
+
+RUN = {"zh": 10, "en": 30}
+"""Letters that the longest piece must have to tell by itself."""
+
+SIMILAR = 0.8
+"""Share of letters that must be equal in order (1 - insertions and deletions / letters)."""
+
+SHINGLE = {"zh": 3, "en": 8}
+"""Letters of the shingles that MinHash is taken over."""
+
+JACCARD = 0.3
+"""MinHash estimate from which on texts are compared letter by letter: with one word or character in
+ten changed, shingles of this length have a Jaccard index of about 0.55."""
+
+PERMUTATIONS, SEED = 128, 42
+
+_NUMBERS = 0.5
+"""Share of a text's numbers that near-duplicates must have in common: exercises with other figures
+are other exercises."""
+
+_DIGITS = re.compile(r"\d+")
+_SLACK = 24
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured: shares in [0, 1], the longest piece in letters; None where not defined."""
+
+    kind: Kind
+    ngrams: float | None
+    run: int
+    run_share: float
+    similarity: float
+    jaccard: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as a match."""
+
+    ngram: int = 13
+    threshold: float = 0.5
+
+
+class Verifier:
+    """Compares passages with targets."""
+
+    def __init__(self, targets: Sequence[Target], rules: Rules) -> None:
+        """Targets are named by their place in the list."""
+        self._targets = targets
+        self._rules = rules
+        self._known = lru_cache(4096)(self._prepared)
+
+    def scores(self, number: int, document: str, low: int, high: int) -> Scores | None:
+        """How much of a target stands about `low` to `high` of a folded document."""
+        target = self._targets[number]
+        passage = document[low:high]
+        size = SHINGLE[target.language]
+        weights, spans, sketch = self._known(number)
+        opcodes = Indel.opcodes(target.text, passage)
+        equal = [(o.src_start, o.src_end) for o in opcodes if o.tag == "equal"]
+        total = float(weights.sum())
+        run = max(((end - start, start, end) for start, end in equal), default=(0, 0, 0))
+        run_share = float(weights[run[1] : run[2]].sum()) / total
+        kept = sum(end - start for start, end in equal)
+        similarity = 2 * kept / (len(target.text) + len(passage))
+        common = float(sum(weights[start:end].sum() for start, end in equal)) / total
+        jaccard = _sketch(passage, size).jaccard(sketch)
+        ngrams = _share(target.text, spans, weights, document[max(0, low - _SLACK) : high + _SLACK])
+        place = document.find(target.text, max(0, low - _SLACK), high + _SLACK)
+        kind: Kind | None = None
+        if place >= 0:
+            kind, low, high = "exact", place, place + len(target.text)
+        elif ngrams is not None and ngrams >= self._rules.threshold:
+            kind = "ngram"
+        elif run_share >= self._rules.threshold and run[0] >= RUN[target.language]:
+            kind = "part"
+        elif (
+            jaccard >= JACCARD
+            and min(similarity, common) >= SIMILAR
+            and _same_numbers(target.text, passage)
+        ):
+            kind = "near"
+        if kind is None:
+            return None
+        high = min(high, len(document))
+        return Scores(kind, ngrams, run[0], run_share, similarity, jaccard, low, high)
+
+    def _prepared(self, number: int) -> tuple[Array, list[tuple[int, int]], Any]:
+        target = self._targets[number]
+        spans = _spans(target, self._rules.ngram)
+        return letter_weights(target), spans, _sketch(target.text, SHINGLE[target.language])
+
+
+def letter_weights(target: Target) -> Array:
+    """The weight of each letter: that of the most particular seed gram that holds it."""
+    padded = np.pad(target.weights, target.size - 1)
+    return np.lib.stride_tricks.sliding_window_view(padded, target.size).max(axis=1)
+
+
+def _spans(target: Target, n: int) -> list[tuple[int, int]]:
+    """Where the n-grams of a target lie: of words in English, of characters in Chinese."""
+    if target.language == "zh":
+        return [(start, start + n) for start in range(len(target.text) - n + 1)]
+    borders = [*target.words, len(target.text)]
+    return list(zip(borders[:-n], borders[n:], strict=True)) if len(borders) > n else []
+
+
+def _share(
+    text: str, spans: Sequence[tuple[int, int]], weights: Array, passage: str
+) -> float | None:
+    """The share of a text's n-grams that stand in a passage, each by the weight of its letters."""
+    if not spans:
+        return None
+    worth = [float(weights[start:end].mean()) for start, end in spans]
+    there = [w for w, (start, end) in zip(worth, spans, strict=True) if text[start:end] in passage]
+    return sum(there) / sum(worth)
+
+
+def _sketch(text: str, size: int) -> Any:
+    import rensa
+
+    found: Any = rensa.RMinHash(PERMUTATIONS, SEED)
+    found.update(sorted({text[i : i + size] for i in range(max(1, len(text) - size + 1))}))
+    return found
+
+
+def _same_numbers(text: str, passage: str) -> bool:
+    ours, theirs = Counter(_DIGITS.findall(text)), Counter(_DIGITS.findall(passage))
+    return ours.total() < 2 or (ours & theirs).total() >= _NUMBERS * ours.total()
