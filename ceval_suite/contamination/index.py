@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -101,24 +101,49 @@ def _chosen(target: Target) -> Array:
 _ARRAYS = ("bits", "keys", "starts", "owners", "places", "weights")
 
 
+class Stored(Sequence[Target]):
+    """Targets that are unpacked when they are asked for: a worker needs few of them."""
+
+    def __init__(self, packed: Sequence[bytes]) -> None:
+        """Each as it was pickled."""
+        self._packed = packed
+
+    @overload
+    def __getitem__(self, at: int) -> Target: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Target]: ...
+    def __getitem__(self, at: int | slice) -> Target | Sequence[Target]:
+        """One of them, or a part."""
+        if isinstance(at, slice):
+            return Stored(self._packed[at])
+        found: Target = pickle.loads(self._packed[at])  # noqa: S301  (written by `save`)
+        return found
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._packed)
+
+
 def save(folder: Path, targets: Sequence[Target], indexes: Sequence[Index]) -> None:
     """Write all that a worker needs."""
     for number, index in enumerate(indexes):
         for name in _ARRAYS:
             np.save(folder / f"{number}-{name}.npy", getattr(index, name))
     sizes = [index.size for index in indexes]
-    (folder / "targets.pickle").write_bytes(pickle.dumps((list(targets), sizes)))
+    lengths = np.array([len(target.text) for target in targets], np.int64)
+    content = ([pickle.dumps(target) for target in targets], sizes, lengths)
+    (folder / "targets.pickle").write_bytes(pickle.dumps(content))
 
 
-def load(folder: Path) -> tuple[list[Target], list[Index]]:
-    """Read what `save` of this very program wrote, arrays mapped and not copied."""
+def load(folder: Path) -> tuple[Stored, Array, list[Index]]:
+    """Targets, their lengths, indexes: what `save` of this very program wrote; arrays mapped."""
     content = (folder / "targets.pickle").read_bytes()
-    found: tuple[list[Target], list[int]] = pickle.loads(content)  # noqa: S301  (our own file)
-    targets, sizes = found
+    found: tuple[list[bytes], list[int], Array] = pickle.loads(content)  # noqa: S301
+    packed, sizes, lengths = found
     indexes: list[Index] = []
     for number, size in enumerate(sizes):
         arrays: dict[str, Any] = {
             name: np.load(folder / f"{number}-{name}.npy", mmap_mode="r") for name in _ARRAYS
         }
         indexes.append(Index(size=size, **arrays))
-    return targets, indexes
+    return Stored(packed), lengths, indexes

@@ -114,6 +114,17 @@ def batch(texts: Sequence[str]) -> tuple[Array, Array]:
     return out, np.concatenate([[0], ends[:-1] + 1])
 
 
+def word_starts(texts: Sequence[str]) -> tuple[Array, Array, Array]:
+    """Like `batch`, and where something was left out before a character that is kept."""
+    looked_up, raw = _looked_up(BREAK.join(text.replace(BREAK, "") for text in texts) + BREAK)
+    found = _spread(looked_up, raw, 0)
+    ends = np.flatnonzero(found.codes == _BROKEN)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    begins = np.append(True, np.diff(found.at) > 1)
+    begins[starts] = True
+    return found.codes, starts, begins
+
+
 def folded(text: str) -> Folded:
     """What is left of a text, with its places."""
     found, raw = _looked_up(text)

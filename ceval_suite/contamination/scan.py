@@ -9,7 +9,6 @@ import numpy as np
 
 from ceval_suite.contamination.index import Index
 from ceval_suite.contamination.normal import Array, grams
-from ceval_suite.contamination.targets import Target
 
 ENOUGH = 0.25
 """Share of a target's weight that must stand close together to be looked at more closely."""
@@ -34,17 +33,14 @@ class Candidate:
 class Scanner:
     """Looks through batches of folded documents."""
 
-    def __init__(
-        self, targets: Sequence[Target], indexes: Sequence[Index], enough: float = ENOUGH
-    ) -> None:
-        """`enough` is the share of a target's seeds that makes a candidate."""
+    def __init__(self, lengths: Array, indexes: Sequence[Index], enough: float = ENOUGH) -> None:
+        """`lengths` are the targets'; `enough` the share of one's seeds that makes a candidate."""
         self._indexes = indexes
-        lengths = np.array([len(target.text) for target in targets], np.int64)
         self._lengths = lengths
         self._limits = (lengths * _STRETCH).astype(np.int64) + _SLACK
         self._needs = [
             np.maximum(
-                1.0, enough * np.bincount(i.owners, weights=i.weights, minlength=len(targets))
+                1.0, enough * np.bincount(i.owners, weights=i.weights, minlength=len(lengths))
             )
             for i in indexes
         ]

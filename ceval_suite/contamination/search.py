@@ -110,8 +110,8 @@ class Searcher:
 
     def __init__(self, folder: Path, rules: Rules, fields: Sequence[str]) -> None:
         """`folder` is what `index.save` wrote."""
-        self._targets, indexes = index.load(folder)
-        self._scanner = Scanner(self._targets, indexes, min(ENOUGH, rules.threshold / 2))
+        self._targets, lengths, indexes = index.load(folder)
+        self._scanner = Scanner(lengths, indexes, min(ENOUGH, rules.threshold / 2))
         self._verifier = Verifier(self._targets, rules)
         self._fields = fields
 

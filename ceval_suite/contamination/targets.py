@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ceval_suite.contamination.normal import Array, as_text, folded, grams
+from ceval_suite.contamination.normal import Array, as_text, codes, grams, word_starts
 from ceval_suite.schema import Item
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -63,82 +62,82 @@ class Target:
         return SEED[self.language]
 
 
-@dataclass(frozen=True)
-class _Text:
-    """A text of an item, folded."""
-
-    basis: str
-    shown: str
-    language: str
-    codes: Array
-    words: tuple[int, ...]
-    seeds: Array
-
-
 def of_items(items: Iterable[tuple[str, Item]]) -> list[Target]:
     """The target of each (task, item), in order; those that share an id are one."""
-    texts = {item.id: (task, item, _texts(item)) for task, item in items}
-    holders = _holders([found for _, _, found in texts.values()])
-    return [_target(task, item, found, holders) for task, item, found in texts.values()]
+    pairs = list({item.id: (task, item) for task, item in items}.values())
+    wholes = ["\n".join([item.question, *item.options]) for _, item in pairs]
+    texts: list[_Text] = []
+    for start in range(0, len(pairs), _TOGETHER):
+        texts += _folded(wholes[start : start + _TOGETHER])
+    for language in SEED:
+        _weigh([text for text in texts if text.language == language], SEED[language])
+    return [_target(*pair, text) for pair, text in zip(pairs, texts, strict=True)]
 
 
-def _texts(item: Item) -> list[_Text]:
-    """The texts an item can be told by, the shortest first."""
-    shown = [("question", item.question)]
-    if item.options:
-        shown.append(("question and options", "\n".join([item.question, *item.options])))
-    return [_text(basis, text) for basis, text in shown]
+_TOGETHER = 4096
+"""Items that are folded at once."""
 
 
-def _text(basis: str, shown: str) -> _Text:
-    found = folded(shown)
-    text = found.text
-    language = "zh" if text and len(HAN.findall(text)) / len(text) >= CHINESE else "en"
-    # a word begins where something was left out between two letters that are kept
-    gaps = np.flatnonzero(np.diff(found.at) > 1) + 1
-    words = (0, *gaps.tolist()) if text else ()
-    return _Text(basis, shown, language, found.codes, words, grams(found.codes, SEED[language]))
+@dataclass
+class _Text:
+    """Question and options, folded; a question is the beginning of it, letter by letter."""
+
+    codes: Array
+    words: Array
+    language: str
+    weights: Array
 
 
-def _holders(texts: Sequence[Sequence[_Text]]) -> dict[str, tuple[Array, Array]]:
-    """How many items have each seed gram, by language: sorted grams and their counts."""
-    found: defaultdict[str, list[Array]] = defaultdict(list)
-    for item in texts:
-        whole = item[-1]  # holds all grams of the shorter ones
-        found[whole.language].append(np.unique(whole.seeds))
-        found[item[0].language] += [] if item[0].language == whole.language else [item[0].seeds]
-    return {
-        language: np.unique(np.concatenate(parts), return_counts=True)
-        for language, parts in found.items()
-    }
+def _folded(texts: Sequence[str]) -> list[_Text]:
+    codes, starts, begins = word_starts(texts)
+    out: list[_Text] = []
+    for start, end in zip(starts, [*(starts[1:] - 1), len(codes) - 1], strict=True):
+        own = codes[start:end]
+        text = as_text(own)
+        chinese = len(HAN.findall(text)) >= CHINESE * max(1, len(text))
+        words = np.flatnonzero(begins[start:end])
+        out.append(_Text(own, words, "zh" if chinese else "en", np.empty(0, np.float32)))
+    return out
 
 
-def _weights(text: _Text, holders: dict[str, tuple[Array, Array]]) -> Array:
-    grams, counts = holders.get(text.language, (np.empty(0), np.empty(0)))
-    if not len(text.seeds):
-        return np.empty(0, np.float32)
-    many = counts[np.searchsorted(grams, text.seeds)]
-    return np.where(many < SHARED, 1.0, 1.0 / many).astype(np.float32)
+def _weigh(texts: Sequence[_Text], size: int) -> None:
+    """Set the weight of each seed gram: 1, or 1 / (items that have it) where it is common."""
+    hashes = [grams(text.codes, size) for text in texts]
+    if not hashes:
+        return
+    every = np.concatenate(hashes)
+    owners = np.repeat(np.arange(len(hashes)), [len(one) for one in hashes])
+    order = np.argsort(every, kind="stable")  # so the owners of one gram stay in order
+    sorted_, owner = every[order], owners[order]
+    new = np.append(True, sorted_[1:] != sorted_[:-1])
+    other = new | np.append(True, owner[1:] != owner[:-1])
+    group = np.cumsum(new) - 1
+    many = np.empty(len(every), np.int64)
+    many[order] = np.bincount(group, weights=other).astype(np.int64)[group]
+    weights = np.where(many < SHARED, 1.0, 1.0 / np.maximum(many, 1)).astype(np.float32)
+    at = 0
+    for text, one in zip(texts, hashes, strict=True):
+        text.weights = weights[at : at + len(one)]
+        at += len(one)
 
 
-def _target(
-    task: str, item: Item, texts: Sequence[_Text], holders: dict[str, tuple[Array, Array]]
-) -> Target:
-    text, weights, reason = texts[0], np.empty(0, np.float32), ""
-    for text in texts:
-        weights = _weights(text, holders)
-        reason = _too_little(text, weights)
-        if not reason:
+def _target(task: str, item: Item, text: _Text) -> Target:
+    basis, reason, length = "", "", 0
+    asked = len(codes(item.question))
+    for basis, length in (("question", asked), ("question and options", len(text.codes))):
+        reason = _too_little(text, length)
+        if not reason or not item.options:
             break
+    whole = basis != "question"
     return Target(
         id=item.id,
         task=task,
         language=text.language,
-        basis=text.basis,
-        shown=text.shown,
-        text=as_text(text.codes),
-        words=text.words,
-        weights=weights,
+        basis=basis,
+        shown="\n".join([item.question, *item.options]) if whole else item.question,
+        text=as_text(text.codes[:length]),
+        words=tuple(text.words[text.words < length].tolist()),
+        weights=text.weights[: max(0, length - SEED[text.language] + 1)].copy(),
         choices=item.choices,
         labels=item.labels,
         answer=item.answer,
@@ -146,9 +145,10 @@ def _target(
     )
 
 
-def _too_little(text: _Text, weights: Array) -> str:
-    if len(text.codes) < LEAST[text.language]:
-        return f"{len(text.codes)} letters where {LEAST[text.language]} are needed"
-    if weights.sum() < PARTICULAR[text.language]:
+def _too_little(text: _Text, length: int) -> str:
+    least, own = LEAST[text.language], text.weights[: max(0, length - SEED[text.language] + 1)]
+    if length < least:
+        return f"{length} letters where {least} are needed"
+    if own.sum() < PARTICULAR[text.language]:
         return "nearly all of its wording is shared with other items"
     return ""

@@ -140,7 +140,8 @@ def _share(
     """The share of a text's n-grams that stand in a passage, each by the weight of its letters."""
     if not spans:
         return None
-    worth = [float(weights[start:end].mean()) for start, end in spans]
+    sums = np.append(0.0, np.cumsum(weights)).tolist()
+    worth = [(sums[end] - sums[start]) / (end - start) for start, end in spans]
     there = [w for w, (start, end) in zip(worth, spans, strict=True) if text[start:end] in passage]
     return sum(there) / sum(worth)
 
