@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ceval_suite.cli_compare import bits, compare
+from ceval_suite.cli_contamination import contamination
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, score
@@ -40,6 +41,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(compare)
 app.command()(bits)
+app.command()(contamination)
 for verb in (export, score, papers, agreement):
     app.command()(verb)
 

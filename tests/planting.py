@@ -23,6 +23,7 @@ class Plant:
     kind: str
     line: int
     answered: bool
+    options: bool
 
 
 def chinese(text: str) -> bool:
@@ -73,9 +74,18 @@ def _changed(text: str, draw: random.Random) -> str:
 
 OTHER_HAN = "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
 OTHER_WORDS = (
-    "time person year way day thing man world life hand part child eye woman place work week case "
-    "point government company number group problem fact quickly always under between green"
-).split()
+    "time",
+    "person",
+    "year",
+    "thing",
+    "world",
+    "place",
+    "government",
+    "quickly",
+    "under",
+    "between",
+    "green",
+)
 
 KINDS: dict[str, Callable[[str, random.Random], str]] = {
     "verbatim": _verbatim,
@@ -121,12 +131,17 @@ def plant(
             text = next(other)
             if (item := planned.get(line)) is not None:
                 kind, answered = order[len(plants)], draw.random() < 0.5 and bool(item.choices)
-                changed = KINDS[kind](item.question, draw)
+                options = draw.random() < 0.5 and bool(item.choices)
+                asked = item.question
+                if options:
+                    pairs = zip(item.labels, item.choices, strict=True)
+                    asked += "".join(f" {label}. {text}" for label, text in pairs)
+                changed = KINDS[kind](asked, draw)
                 if answered:
                     right = item.choices[item.labels.index(item.answer[0])]
-                    changed += f" 答案：{right}" if chinese(item.question) else f" Answer: {right}"
+                    changed += f" 答案：{right}" if chinese(asked) else f" Answer: {right}"
                 cut = draw.randint(0, len(text) // 2)
                 text = f"{text[:cut]} {changed} {text[cut:]}"
-                plants.append(Plant(item.id, kind, line + 1, answered))
+                plants.append(Plant(item.id, kind, line + 1, answered, options))
             out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     return plants

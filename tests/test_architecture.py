@@ -81,18 +81,23 @@ tokenizer.written
 tokenizer.ordered
 tokenizer.corpus tokenizer.encoding tokenizer.prompts
 tokenizer.compare
+contamination.__init__ contamination.normal contamination.files
+contamination.targets contamination.reading
+contamination.index contamination.marks contamination.answers
+contamination.scan contamination.verify
+contamination.search
 verify
 run
 report.__init__ report.table
 report.board report.compare report.bits report.listing report.entry report.agreement report.papers
-report.quantisation report.extension report.audit
+report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export
+cli_tokenizer cli_compare cli_export cli_contamination
 cli
 launch
 __main__
@@ -101,7 +106,16 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
+MOUTHS = (
+    "cli",
+    "cli_data",
+    "cli_model",
+    "cli_tokenizer",
+    "cli_compare",
+    "cli_export",
+    "cli_contamination",
+    "launch",
+)
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

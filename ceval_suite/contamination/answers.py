@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ceval_suite.contamination.normal import squeezed
 from ceval_suite.contamination.targets import HAN, Target
@@ -46,9 +47,7 @@ def answer(target: Target, document: str, end: int) -> Answer:
     behind = document[end : end + room]
     there = [_stands(choice, behind) for choice in target.choices]
     right = [
-        found
-        for label, found in zip(target.labels, there, strict=False)
-        if label in target.answer
+        found for label, found in zip(target.labels, there, strict=False) if label in target.answer
     ]
     text = bool(right) and all(right)
     return Answer(text, _marked(target.answer, behind), sum(there))
@@ -66,4 +65,4 @@ def _stands(choice: str, text: str) -> bool:
     if len(wanted) >= _LONG[bool(HAN.search(wanted))]:
         return wanted in squeezed(text)
     words = [squeezed(word) for word in _PIECE.findall(text)]
-    return wanted in words or wanted in {"".join(two) for two in zip(words, words[1:], strict=False)}
+    return wanted in words or wanted in {"".join(two) for two in pairwise(words)}

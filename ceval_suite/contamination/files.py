@@ -14,7 +14,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,7 @@ def _row_groups(number: int, source: Source) -> Iterator[Piece]:
 
 
 @contextmanager
-def _stream(source: Source) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def _stream(source: Source) -> Generator[tuple[BinaryIO, BinaryIO]]:
     """The unpacked bytes of a file, and the file itself, whose place tells the progress."""
     with source.path.open("rb") as raw:
         if source.packed == ".gz":
@@ -195,7 +195,7 @@ def _stream(source: Source) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 @contextmanager
-def _zstandard(source: Source, raw: BinaryIO) -> Iterator[BinaryIO]:
+def _zstandard(source: Source, raw: BinaryIO) -> Generator[BinaryIO]:
     try:
         import zstandard
     except ImportError as error:
@@ -211,10 +211,7 @@ def _zstandard(source: Source, raw: BinaryIO) -> Iterator[BinaryIO]:
 
 def _unpacked(number: int, source: Source) -> Iterator[Piece]:
     with _stream(source) as (stream, raw):
-        if source.form == "text":
-            blocks = _overlapping(stream)
-        else:
-            blocks = _whole_lines(stream)
+        blocks = _overlapping(stream) if source.form == "text" else _whole_lines(stream)
         start, first, form = 0, True, source.form
         for data, owned in blocks:
             if first:

@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from ceval_suite.contamination.normal import Array, grams
-from ceval_suite.contamination.targets import COMMON, SEED, SEEDS, Target
+from ceval_suite.contamination.targets import SEED, SEEDS, Target
 
 _SPARSE = 24
 """Bits of the bitmap per gram: some 4 % of other grams pass by chance."""
@@ -94,7 +94,7 @@ def _chosen(target: Target) -> Array:
 
     Any choice is right: a text under search is looked up at every position.
     """
-    at = np.flatnonzero(target.weights > 1.0 / COMMON)
+    at = np.flatnonzero(target.weights == 1.0)
     return at[:: max(1, -(-len(at) // SEEDS))]
 
 

@@ -123,7 +123,9 @@ class Searcher:
             codes, starts = batch([document.text for document in documents])
             for one in self._scanner.candidates(codes, starts):
                 begin = int(starts[one.document])
-                end = int(starts[one.document + 1]) if one.document + 1 < len(starts) else len(codes)
+                end = (
+                    int(starts[one.document + 1]) if one.document + 1 < len(starts) else len(codes)
+                )
                 text = as_text(codes[begin : end - 1])
                 scores = self._verifier.scores(one.target, text, one.low, one.high)
                 if scores is not None:

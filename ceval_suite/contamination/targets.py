@@ -23,13 +23,20 @@ LEAST = {"zh": 12, "en": 40}
 """Letters that a text must have to be told from chance."""
 
 PARTICULAR = {"zh": 6.0, "en": 20.0}
-"""Grams of their own that a text must have: what several items share counts by a fraction."""
+"""Grams of its own that a text must have: what several items share counts next to nothing."""
 
 SHARED = 3
-"""Items from which on a gram is common to them: it then counts 1 / (items that have it)."""
+"""Items from which on a gram is common to them: a passage with several questions, stock wording."""
 
-COMMON = 16
-"""Items from which on a gram is no longer looked for at all."""
+LITTLE = 0.02
+"""What a common gram counts, where one of the item's own counts 1."""
+
+STOCK = re.compile(
+    "(?:(?:下列|以下|下面)?(?:关于|有关|对于|根据|对)?)?(?:下列|以下|下面)(?:各|几|哪)*"
+    "|(?:的)?(?:说法|叙述|表述|选项|判断|分析|推断|描述|理解|认识|解释|结论|做法|观点|评价|一项|一句|一组)"
+    "(?:中|不|都|完全|最|可能|正确|错误|恰当|准确|合理|符合|属于|有误|成立|的|是|有|为|一项|哪一|哪些|哪个|哪|项|个)+"
+)
+"""How questions of Chinese exams are put whatever they are about, without punctuation."""
 
 SEEDS = 96
 """Grams that are looked for per item, spread evenly over a longer text."""
@@ -101,7 +108,7 @@ def _folded(texts: Sequence[str]) -> list[_Text]:
 
 
 def _weigh(texts: Sequence[_Text], size: int) -> None:
-    """Set the weight of each seed gram: 1, or 1 / (items that have it) where it is common."""
+    """Set the weight of each seed gram: 1, or `LITTLE` where it is common."""
     hashes = [grams(text.codes, size) for text in texts]
     if not hashes:
         return
@@ -114,26 +121,27 @@ def _weigh(texts: Sequence[_Text], size: int) -> None:
     group = np.cumsum(new) - 1
     many = np.empty(len(every), np.int64)
     many[order] = np.bincount(group, weights=other).astype(np.int64)[group]
-    weights = np.where(many < SHARED, 1.0, 1.0 / np.maximum(many, 1)).astype(np.float32)
+    weights = np.where(many < SHARED, 1.0, LITTLE).astype(np.float32)
     at = 0
     for text, one in zip(texts, hashes, strict=True):
         text.weights = weights[at : at + len(one)]
         at += len(one)
+        for found in STOCK.finditer(as_text(text.codes)):
+            text.weights[found.start() : max(found.start(), found.end() - size + 1)] = LITTLE
 
 
 def _target(task: str, item: Item, text: _Text) -> Target:
-    basis, reason, length = "", "", 0
-    asked = len(codes(item.question))
-    for basis, length in (("question", asked), ("question and options", len(text.codes))):
+    length = len(codes(item.question))
+    reason = _too_little(text, length)
+    whole = bool(reason and item.options)
+    if whole:
+        length = len(text.codes)
         reason = _too_little(text, length)
-        if not reason or not item.options:
-            break
-    whole = basis != "question"
     return Target(
         id=item.id,
         task=task,
         language=text.language,
-        basis=basis,
+        basis="question and options" if whole else "question",
         shown="\n".join([item.question, *item.options]) if whole else item.question,
         text=as_text(text.codes[:length]),
         words=tuple(text.words[text.words < length].tolist()),

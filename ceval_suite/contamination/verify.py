@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import rensa
 from rapidfuzz.distance import Indel
 
 from ceval_suite.contamination.normal import Array
-from ceval_suite.contamination.targets import Target
+from ceval_suite.contamination.targets import HAN, Target
 
 Kind: TypeAlias = Literal["exact", "ngram", "part", "near"]
 
@@ -25,11 +26,22 @@ KINDS: dict[Kind, str] = {
 }
 """From the surest to the weakest; a match is called by the first that holds."""
 
-RUN = {"zh": 10, "en": 30}
-"""Letters that the longest piece must have to tell by itself."""
+RUN = {"zh": 12.5, "en": 30.0}
+"""Weight of letters that the longest piece must have to tell by itself."""
 
-SIMILAR = 0.8
+INSIDE = 0.7
+"""Share of an item that a piece from elsewhere than its beginning must have: phrases that many
+texts end with, or names within it, are no sign of it."""
+
+_LATIN = 0.3
+"""What a letter that is no Chinese character weighs in a Chinese text: it says less."""
+
+SIMILAR = 0.82
 """Share of letters that must be equal in order (1 - insertions and deletions / letters)."""
+
+COMMON = 0.7
+"""Share of its own wording that a near-duplicate must have in pieces: what differs is not just what
+tells the item from others."""
 
 SHINGLE = {"zh": 3, "en": 8}
 """Letters of the shingles that MinHash is taken over."""
@@ -46,6 +58,7 @@ are other exercises."""
 
 _DIGITS = re.compile(r"\d+")
 _SLACK = 24
+_START, _PIECE = 2, 2
 
 
 @dataclass(frozen=True)
@@ -88,11 +101,12 @@ class Verifier:
         opcodes = Indel.opcodes(target.text, passage)
         equal = [(o.src_start, o.src_end) for o in opcodes if o.tag == "equal"]
         total = float(weights.sum())
-        run = max(((end - start, start, end) for start, end in equal), default=(0, 0, 0))
-        run_share = float(weights[run[1] : run[2]].sum()) / total
+        begin, end = longest(target.text, passage)
+        own = float(weights[begin:end].sum())
         kept = sum(end - start for start, end in equal)
         similarity = 2 * kept / (len(target.text) + len(passage))
-        common = float(sum(weights[start:end].sum() for start, end in equal)) / total
+        pieces = [(start, end) for start, end in equal if end - start >= _PIECE]
+        common = float(sum(weights[start:end].sum() for start, end in pieces)) / total
         jaccard = _sketch(passage, size).jaccard(sketch)
         ngrams = _share(target.text, spans, weights, document[max(0, low - _SLACK) : high + _SLACK])
         place = document.find(target.text, max(0, low - _SLACK), high + _SLACK)
@@ -101,18 +115,21 @@ class Verifier:
             kind, low, high = "exact", place, place + len(target.text)
         elif ngrams is not None and ngrams >= self._rules.threshold:
             kind = "ngram"
-        elif run_share >= self._rules.threshold and run[0] >= RUN[target.language]:
+        elif own >= RUN[target.language] and own / total >= (
+            self._rules.threshold if begin <= _START else max(INSIDE, self._rules.threshold)
+        ):
             kind = "part"
         elif (
             jaccard >= JACCARD
-            and min(similarity, common) >= SIMILAR
+            and similarity >= SIMILAR
+            and common >= COMMON
             and _same_numbers(target.text, passage)
         ):
             kind = "near"
         if kind is None:
             return None
         high = min(high, len(document))
-        return Scores(kind, ngrams, run[0], run_share, similarity, jaccard, low, high)
+        return Scores(kind, ngrams, end - begin, own / total, similarity, jaccard, low, high)
 
     def _prepared(self, number: int) -> tuple[Array, list[tuple[int, int]], Any]:
         target = self._targets[number]
@@ -123,7 +140,24 @@ class Verifier:
 def letter_weights(target: Target) -> Array:
     """The weight of each letter: that of the most particular seed gram that holds it."""
     padded = np.pad(target.weights, target.size - 1)
-    return np.lib.stride_tricks.sliding_window_view(padded, target.size).max(axis=1)
+    found = np.lib.stride_tricks.sliding_window_view(padded, target.size).max(axis=1)
+    if target.language == "zh":
+        found = found * [1.0 if HAN.match(char) else _LATIN for char in target.text]
+    return found
+
+
+def longest(text: str, other: str) -> tuple[int, int]:
+    """Where in `text` the longest piece lies that `other` has too."""
+    low, high, found = 0, min(len(text), len(other)), (0, 0)
+    while low < high:  # where a piece of some length is common, shorter ones are
+        size = (low + high + 1) // 2
+        theirs = {other[i : i + size] for i in range(len(other) - size + 1)}
+        at = next((i for i in range(len(text) - size + 1) if text[i : i + size] in theirs), None)
+        if at is None:
+            high = size - 1
+        else:
+            low, found = size, (at, at + size)
+    return found
 
 
 def _spans(target: Target, n: int) -> list[tuple[int, int]]:
@@ -147,9 +181,8 @@ def _share(
 
 
 def _sketch(text: str, size: int) -> Any:
-    import rensa
-
-    found: Any = rensa.RMinHash(PERMUTATIONS, SEED)
+    library: Any = rensa
+    found: Any = library.RMinHash(PERMUTATIONS, SEED)
     found.update(sorted({text[i : i + size] for i in range(max(1, len(text) - size + 1))}))
     return found
 
