@@ -12,7 +12,6 @@ import glob
 import gzip
 import json
 import lzma
-import re
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -211,25 +210,24 @@ def _zstandard(source: Source, raw: BinaryIO) -> Generator[BinaryIO]:
 
 def _unpacked(number: int, source: Source) -> Iterator[Piece]:
     with _stream(source) as (stream, raw):
-        blocks = _overlapping(stream) if source.form == "text" else _whole_lines(stream)
-        start, first, form = 0, True, source.form
+        head = stream.read(BLOCK)
+        _refuse(source, head[:4])
+        if source.form == "json" and head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+            yield from _array(number, source, stream, raw, head)
+            return
+        text = source.form == "text"
+        blocks = _overlapping(stream, head) if text else _whole_lines(stream, head)
+        start = 0
         for data, owned in blocks:
-            if first:
-                _refuse(source, data[:4])
-                array = data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-                if source.form == "json" and array:
-                    yield from _array(number, source, stream, raw, data)
-                    return
-                form, first = ("jsonl" if source.form == "json" else source.form), False
-            path = str(source.path)
-            yield Piece(number, path, form, start, start + owned, raw.tell(), data)
+            form = "text" if text else "jsonl"
+            yield Piece(number, str(source.path), form, start, start + owned, raw.tell(), data)
             start += owned
 
 
-def _whole_lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def _whole_lines(stream: BinaryIO, block: bytes) -> Iterator[tuple[bytes, int]]:
     """Blocks that end with a line; a line of more than `LONGEST` comes in parts."""
     rest = b""
-    while block := stream.read(BLOCK):
+    while block:
         rest += block
         cut = rest.rfind(b"\n") + 1
         if not cut and len(rest) > LONGEST:
@@ -237,13 +235,13 @@ def _whole_lines(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         if cut:
             yield rest[:cut], cut
             rest = rest[cut:]
+        block = stream.read(BLOCK)
     if rest:
         yield rest, len(rest)
 
 
-def _overlapping(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def _overlapping(stream: BinaryIO, block: bytes) -> Iterator[tuple[bytes, int]]:
     """Blocks with the beginning of what follows, and how much of each is its own."""
-    block = stream.read(BLOCK)
     while block:
         following = stream.read(BLOCK)
         yield block + following[:OVERLAP], len(block)
@@ -261,8 +259,10 @@ def _array(
         text += decoder.decode(data, not data)
         at = 0
         while True:
-            at = _GAP.match(text, at).end() if opened else text.find("[") + 1  # type: ignore[union-attr]
-            opened = True
+            if not opened:
+                at, opened = text.find("[") + 1, True
+            while at < len(text) and text[at] in _GAP:
+                at += 1
             if at == len(text) or text[at] == "]":
                 break
             try:
@@ -289,4 +289,4 @@ def _array(
         data = stream.read(BLOCK)
 
 
-_GAP = re.compile(r"[\s,]*")
+_GAP = " \t\r\n,"

@@ -18,8 +18,8 @@ import numpy as np
 from ceval_suite.contamination.normal import Array, grams
 from ceval_suite.contamination.targets import SEED, SEEDS, Target
 
-_SPARSE = 24
-"""Bits of the bitmap per gram: some 4 % of other grams pass by chance."""
+_SPARSE = 48
+"""Bits of the bitmap per gram: some 1 to 2 % of other grams pass by chance."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ class Index:
         byte >>= slot.astype(np.uint8) & np.uint8(7)
         byte &= np.uint8(1)
         at = np.flatnonzero(byte)
-        entry = np.searchsorted(self.keys, hashes[at])
+        wanted = hashes[at]
+        order = np.argsort(wanted)  # in order, one search begins where the last one ended
+        entry = np.empty(len(at), np.int64)
+        entry[order] = np.searchsorted(self.keys, wanted[order])
         entry[entry == len(self.keys)] = 0
-        real = self.keys[entry] == hashes[at]
+        real = self.keys[entry] == wanted
         return at[real], entry[real]
 
 

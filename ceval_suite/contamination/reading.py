@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ceval_suite.contamination.files import LONGEST, OVERLAP, Piece
 
@@ -31,8 +31,7 @@ SHARED = 2**14
 _CONTINUED = 0x80, 0xC0
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A text under search. `row` counts lines or rows from 1 within the piece.
 
     Where a longer text is cut, `owned` are the characters from which on the next part takes over;
@@ -58,6 +57,9 @@ class Read:
     def add(self, row: int, text: str) -> None:
         """Take a whole text, in parts where it is long."""
         self.count += 1
+        if len(text) <= LONG + SHARED:
+            self.documents.append(Document(row, text, len(text)))
+            return
         for start in range(0, max(1, len(text) - SHARED), LONG):
             last = start + LONG + SHARED >= len(text)
             part = text[start : start + LONG + SHARED]
@@ -78,22 +80,37 @@ def _lines(piece: Piece, fields: Sequence[str]) -> Read:
     data = piece.data if piece.data is not None else _owned_lines(piece)
     if piece.start == 0:
         data = data.removeprefix(b"\xef\xbb\xbf")
-    lines = data.split(b"\n")
+    try:
+        lines: list[str | bytes] = [*data.decode().split("\n")]
+    except UnicodeDecodeError:
+        lines = [*data.split(b"\n")]
     if lines and not lines[-1]:
         lines.pop()
     found.rows = len(lines)
     for row, line in enumerate(lines, start=1):
-        if not line or line.isspace():
-            continue
-        try:
-            value = json.loads(line)
-        except UnicodeDecodeError:
-            found.broken.append((row, "is not UTF-8"))
-        except (ValueError, RecursionError):
-            found.broken.append((row, "is no JSON"))
-        else:
-            _take(found, row, value, fields)
+        if line and not line.isspace():
+            _line(found, row, line, fields)
     return found
+
+
+_SCAN = json.JSONDecoder().scan_once
+"""What `json.loads` calls once it has looked at the encoding and at blanks on either side."""
+
+
+def _line(found: Read, row: int, line: str | bytes, fields: Sequence[str]) -> None:
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        text = text.strip(" \t\r")
+        value, end = _SCAN(text, 0)
+    except UnicodeDecodeError:
+        found.broken.append((row, "is not UTF-8"))
+    except (ValueError, StopIteration, RecursionError):
+        found.broken.append((row, "is no JSON"))
+    else:
+        if end == len(text):
+            _take(found, row, value, fields)
+        else:
+            found.broken.append((row, "is no JSON"))
 
 
 def _owned_lines(piece: Piece) -> bytes:

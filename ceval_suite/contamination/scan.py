@@ -10,7 +10,7 @@ import numpy as np
 from ceval_suite.contamination.index import Index
 from ceval_suite.contamination.normal import Array, grams
 
-ENOUGH = 0.25
+ENOUGH = 0.3
 """Share of a target's weight that must stand close together to be looked at more closely."""
 
 _STRETCH, _SLACK = 1.25, 24
@@ -97,10 +97,10 @@ class Scanner:
         ]
 
     def _candidate(self, document: int, target: int, at: Array, place: Array) -> Candidate:
-        shift = at - place
-        near = np.abs(shift - np.median(shift)) <= _ALIGNED * self._lengths[target] + _SLACK / 2
-        if near.any():
-            at, place = at[near], place[near]
-        first, last = int(np.argmin(at)), int(np.argmax(at))
-        high = int(at[last]) + int(self._lengths[target]) - int(place[last])
-        return Candidate(document, target, max(0, int(at[first] - place[first])), high)
+        length = int(self._lengths[target])
+        pairs = list(zip(at.tolist(), place.tolist(), strict=True))
+        middle = sorted(a - p for a, p in pairs)[len(pairs) // 2]
+        off = _ALIGNED * length + _SLACK / 2
+        near = [(a, p) for a, p in pairs if abs(a - p - middle) <= off]
+        (first, before), (last, reached) = min(near), max(near)
+        return Candidate(document, target, max(0, first - before), last + length - reached)

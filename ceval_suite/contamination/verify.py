@@ -59,6 +59,7 @@ are other exercises."""
 _DIGITS = re.compile(r"\d+")
 _SLACK = 24
 _START, _PIECE = 2, 2
+_HOPELESS = 0.4
 
 
 @dataclass(frozen=True)
@@ -94,25 +95,21 @@ class Verifier:
 
     def scores(self, number: int, document: str, low: int, high: int) -> Scores | None:
         """How much of a target stands about `low` to `high` of a folded document."""
-        target = self._targets[number]
+        target, weights, spans, sketch = self._known(number)
         passage = document[low:high]
-        size = SHINGLE[target.language]
-        weights, spans, sketch = self._known(number)
-        opcodes = Indel.opcodes(target.text, passage)
-        equal = [(o.src_start, o.src_end) for o in opcodes if o.tag == "equal"]
-        total = float(weights.sum())
-        begin, end = longest(target.text, passage)
-        own = float(weights[begin:end].sum())
-        kept = sum(end - start for start, end in equal)
-        similarity = 2 * kept / (len(target.text) + len(passage))
-        pieces = [(start, end) for start, end in equal if end - start >= _PIECE]
-        common = float(sum(weights[start:end].sum() for start, end in pieces)) / total
-        jaccard = _sketch(passage, size).jaccard(sketch)
-        ngrams = _share(target.text, spans, weights, document[max(0, low - _SLACK) : high + _SLACK])
-        place = document.find(target.text, max(0, low - _SLACK), high + _SLACK)
+        wide = document[max(0, low - _SLACK) : high + _SLACK]
+        similarity = Indel.normalized_similarity(target.text, passage)
+        ngrams = _share(target.text, spans, weights, wide)
+        exact = target.text in wide
+        if not exact and similarity < _HOPELESS and (ngrams or 0) < self._rules.threshold:
+            return None
+        begin, end = (0, len(target.text)) if exact else longest(target.text, passage)
+        own, total = float(weights[begin:end].sum()), float(weights.sum())
+        jaccard = _sketch(passage, SHINGLE[target.language]).jaccard(sketch)
         kind: Kind | None = None
-        if place >= 0:
-            kind, low, high = "exact", place, place + len(target.text)
+        if exact:
+            low = document.index(target.text, max(0, low - _SLACK))
+            kind, high = "exact", low + len(target.text)
         elif ngrams is not None and ngrams >= self._rules.threshold:
             kind = "ngram"
         elif own >= RUN[target.language] and own / total >= (
@@ -122,7 +119,7 @@ class Verifier:
         elif (
             jaccard >= JACCARD
             and similarity >= SIMILAR
-            and common >= COMMON
+            and _common(target.text, passage, weights) >= COMMON * total
             and _same_numbers(target.text, passage)
         ):
             kind = "near"
@@ -131,10 +128,22 @@ class Verifier:
         high = min(high, len(document))
         return Scores(kind, ngrams, end - begin, own / total, similarity, jaccard, low, high)
 
-    def _prepared(self, number: int) -> tuple[Array, list[tuple[int, int]], Any]:
+    def _prepared(self, number: int) -> tuple[Target, Array, list[tuple[int, int]], Any]:
         target = self._targets[number]
         spans = _spans(target, self._rules.ngram)
-        return letter_weights(target), spans, _sketch(target.text, SHINGLE[target.language])
+        return target, letter_weights(target), spans, _sketch(target.text, SHINGLE[target.language])
+
+
+def _common(text: str, passage: str, weights: Array) -> float:
+    """The weight of what a passage has of a text, letter for letter and in order."""
+    pieces = [o for o in Indel.opcodes(text, passage) if o.tag == "equal"]
+    return float(
+        sum(
+            weights[o.src_start : o.src_end].sum()
+            for o in pieces
+            if o.src_end - o.src_start >= _PIECE
+        )
+    )
 
 
 def letter_weights(target: Target) -> Array:

@@ -138,9 +138,10 @@ def recall(outcome: Outcome, plants: list[planting.Plant]) -> list[str]:
             found = sum(map(hit, told))
             answered = [p for p in mine if p.answered and hit(p)]
             right = sum(by_id[p.id].answered for p in answered)
+            share = f"{100 * found / max(1, len(told)):.1f} %"
             rows.append(
                 f"| {kind} | {language} | {len(mine)} | {sum(map(hit, mine))} "
-                f"| {len(told)} | {found} | {100 * found / max(1, len(told)):.1f} % | {right}/{len(answered)} |"
+                f"| {len(told)} | {found} | {share} | {right}/{len(answered)} |"
             )
     return rows
 
