@@ -23,13 +23,21 @@ specs
 model_spec
 catalog
 files exams
-data fetch
+data fetch circular request
+issues
 prompt
 extract equivalence
 protocol answer records
-stats
+stats bootstrap power
 methods
-metrics exclusions
+consistency distributions
+calibration bias flips
+exclusions outcomes
+boards
+metrics ranking
+summary differences
+standings
+arrange
 comparison
 prepare
 texts finished agreement
@@ -89,15 +97,17 @@ contamination.search
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry report.agreement report.papers
-report.quantisation report.extension report.audit report.contamination
+report.changes report.calibration report.board report.bits report.listing report.entry
+report.agreement report.papers
+report.leaderboard report.rescored
+report.compare report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_contamination
+cli_tokenizer cli_compare cli_export cli_board cli_contamination
 cli
 launch
 __main__
@@ -113,6 +123,7 @@ MOUTHS = (
     "cli_tokenizer",
     "cli_compare",
     "cli_export",
+    "cli_board",
     "cli_contamination",
     "launch",
 )

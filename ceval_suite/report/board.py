@@ -13,6 +13,8 @@ from ceval_suite.schema import Cell, Estimate, Table
 
 Summary = Mapping[str, Any]
 
+PERCENT = "percent ± half the 95 % interval; each column is one protocol"
+
 ONE_LETTER = 0.8
 """Share of answers on one letter from which the board says so."""
 
@@ -31,7 +33,7 @@ def read_summaries(folder: Path) -> list[Summary]:
     found: list[Summary] = []
     for run in runs:
         if (run / "summary.json").is_file():
-            found.append(read_json(run / "summary.json"))
+            found.append(read_json(run / "summary.json") | {"folder": str(run)})
         else:
             about = read_json(run / "run.json")
             found.append(
@@ -47,14 +49,17 @@ def read_summaries(folder: Path) -> list[Summary]:
                     "same_shots": about.get("same_shots"),
                     "subjects_chosen": about.get("subjects"),
                     "complete": False,
+                    "folder": str(run),
                 }
             )
     return found
 
 
-def _label(summary: Summary) -> str:
+def label(summary: Summary) -> str:
     """What a column holds, short: task, wording, shots, and whatever departs from the usual."""
     extra: list[str] = ["chat"] if summary.get("chat") else []
+    if summary.get("circular"):
+        extra.append("circular")
     if summary.get("same_shots"):
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
@@ -75,7 +80,7 @@ def _label(summary: Summary) -> str:
 def columns(summaries: Iterable[Summary]) -> dict[str, str]:
     """Protocol fingerprint → column title; titles that would be equal get the fingerprint."""
     finished_last = sorted(summaries, key=lambda s: bool(s.get("complete")))
-    labels = {s["protocol_sha256"]: _label(s) for s in finished_last}
+    labels = {s["protocol_sha256"]: label(s) for s in finished_last}
     titles = list(labels.values())
     return {
         key: f"{label} #{key[:8]}" if titles.count(label) > 1 else label
@@ -118,7 +123,7 @@ def board(summaries: Sequence[Summary], title: str = "Leaderboard") -> Table:
     for summary in summaries:
         key = (str(summary["model"]), str(summary["protocol_sha256"]))
         if key in cells:
-            raise RunError(f"model '{key[0]}' has two runs of {_label(summary)}; remove one.")
+            raise RunError(f"model '{key[0]}' has two runs of {label(summary)}; remove one.")
         cells[key] = summary
     rows = tuple(
         (
@@ -134,13 +139,14 @@ def board(summaries: Sequence[Summary], title: str = "Leaderboard") -> Table:
         title=title,
         columns=("model", *heads.values()),
         rows=rows,
-        notes=tuple(_notes(summaries, heads)),
+        notes=tuple(notes(summaries, heads)),
         numeric=frozenset(range(1, len(heads) + 1)),
     )
 
 
-def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[str]:
-    yield "percent ± half the 95 % interval; each column is one protocol"
+def notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[str]:
+    """What each column holds, and the remarks on its runs."""
+    yield PERCENT
     seen: set[str] = set()
     for summary in summaries:
         key = str(summary["protocol_sha256"])
@@ -159,6 +165,11 @@ def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[s
         if not_scored:
             text += f"; {not_scored} items not scored by this method (several letters or free text)"
         yield text
+    yield from remarks(summaries)
+
+
+def remarks(summaries: Sequence[Summary]) -> Iterable[str]:
+    """What a reader must know of single runs: chance level, one letter, how answers were had."""
     lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
@@ -184,7 +195,7 @@ def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:
 def _answers(summaries: Sequence[Summary]) -> Iterable[str]:
     """How answers were had, where that is more than the likeliest letter."""
     for summary in summaries:
-        who = f"{summary['model']} on {_label(summary)}"
+        who = f"{summary['model']} on {label(summary)}"
         read = summary.get("extraction")
         if read:
             cut = f", {read['cut']:,} texts cut" if read["cut"] else ""
@@ -234,7 +245,7 @@ def subjects_table(summary: Summary) -> Table:
     for name, found in ((summary.get("methods") or {}).get("accuracy") or {}).items():
         add("method", name, found)
     return Table(
-        title=f"{summary['model']} on {_label(summary)}",
+        title=f"{summary['model']} on {label(summary)}",
         columns=("", "name", "accuracy", "n"),
         rows=tuple(rows),
         numeric=frozenset({2, 3}),
