@@ -89,7 +89,7 @@ tokenizer.written
 tokenizer.ordered
 tokenizer.corpus tokenizer.encoding tokenizer.prompts
 tokenizer.compare
-contamination.__init__ contamination.normal contamination.files
+contamination.__init__ contamination.normal contamination.files contamination.numbers
 contamination.targets contamination.reading
 contamination.index contamination.marks contamination.answers
 contamination.scan contamination.verify

@@ -15,23 +15,29 @@ from typing import Any, overload
 
 import numpy as np
 
-from ceval_suite.contamination.normal import Array, grams
-from ceval_suite.contamination.targets import SEED, SEEDS, Target
+from ceval_suite.contamination.normal import Array, grams_of
+from ceval_suite.contamination.targets import PARTICULAR, SEED, SEEDS, Target, han
 
 _SPARSE = 48
 """Bits of the bitmap per gram: some 1 to 2 % of other grams pass by chance."""
+
+
+_CROWDED = 2
+"""Buckets of the sorted grams per gram, at least: most hold none or one."""
 
 
 @dataclass(frozen=True)
 class Index:
     """The seed grams of one language.
 
-    `keys` are sorted; those of entry k stand at `starts[k]` to `starts[k + 1]` of `owners` (the
-    target's place in the list), `places` (where in its text) and `weights`.
+    `keys` are sorted, and `buckets` says where those with the same first bits begin; those of
+    entry k stand at `starts[k]` to `starts[k + 1]` of `owners` (the target's place in the list),
+    `places` (where in its text) and `weights`.
     """
 
     size: int
     bits: Array
+    buckets: Array
     keys: Array
     starts: Array
     owners: Array
@@ -40,68 +46,83 @@ class Index:
 
     def hits(self, hashes: Array) -> tuple[Array, Array]:
         """Positions at which a seed gram begins, and which entry it is."""
-        shift = np.uint64(64 - (len(self.bits) * 8).bit_length() + 1)
-        slot = hashes >> shift
-        byte = self.bits.take((slot >> np.uint64(3)).view(np.int64))
-        byte >>= slot.astype(np.uint8) & np.uint8(7)
+        slot = hashes >> np.uint64(64 - (len(self.bits) * 8).bit_length() + 1)
+        low = slot.astype(np.uint8)
+        low &= np.uint8(7)
+        slot >>= np.uint64(3)
+        byte = self.bits.take(slot.view(np.int64))
+        byte >>= low
         byte &= np.uint8(1)
         at = np.flatnonzero(byte)
         wanted = hashes[at]
-        order = np.argsort(wanted)  # in order, one search begins where the last one ended
-        entry = np.empty(len(at), np.int64)
-        entry[order] = np.searchsorted(self.keys, wanted[order])
-        entry[entry == len(self.keys)] = 0
-        real = self.keys[entry] == wanted
-        return at[real], entry[real]
+        bucket = (wanted >> np.uint64(64 - (len(self.buckets) - 1).bit_length() + 1)).view(np.int64)
+        entry, end = self.buckets[bucket], self.buckets[bucket + 1]
+        found = np.full(len(at), -1, np.int64)
+        open_ = np.flatnonzero(entry < end)
+        while len(open_):
+            one = entry[open_]
+            same = self.keys[one] == wanted[open_]
+            found[open_[same]] = one[same]
+            entry[open_] += 1
+            open_ = open_[~same & (one + 1 < end[open_])]
+        real = np.flatnonzero(found >= 0)
+        return at[real], found[real]
 
 
 def build(targets: Sequence[Target], language: str) -> Index | None:
     """The index of those targets of a language that can be told; None where there are none."""
-    hashes: list[Array] = []
-    owners: list[Array] = []
-    places: list[Array] = []
-    weights: list[Array] = []
-    for number, target in enumerate(targets):
-        if target.reason or target.language != language:
-            continue
-        at = _chosen(target)
-        codes = np.frombuffer(target.text.encode("utf-32-le"), "<u4")
-        hashes.append(grams(codes, SEED[language])[at])
-        owners.append(np.full(len(at), number, np.int64))
-        places.append(at)
-        weights.append(target.weights[at])
-    if not hashes:
+    mine = [n for n, t in enumerate(targets) if not t.reason and t.language == language]
+    if not mine:
         return None
-    every = np.concatenate(hashes)
+    codes = [np.frombuffer(targets[n].text.encode("utf-32-le"), "<u4") for n in mine]
+    every, owners, places = grams_of(codes, SEED[language])
+    weights = np.concatenate([targets[n].weights for n in mine])
+    wanted = weights == 1.0
+    if language == "zh":
+        wanted &= _chinese(codes, owners, places, wanted)
+    at = _thinned(np.flatnonzero(wanted), owners)
+    every, owners, places = every[at], np.array(mine)[owners[at]], places[at]
     order = np.argsort(every, kind="stable")
     keys, starts = np.unique(every[order], return_index=True)
-    width = max(16, math.ceil(math.log2(len(keys) * _SPARSE)))
-    bits = np.zeros(2 ** (width - 3), np.uint8)
-    slots = keys >> np.uint64(64 - width)
-    np.bitwise_or.at(
-        bits, (slots >> np.uint64(3)).astype(np.int64), np.uint8(1) << (slots & 7).astype(np.uint8)
-    )
+    width = max(16, math.ceil(math.log2(max(1, len(keys)) * _SPARSE)))
+    bits = np.zeros(2**width, np.bool_)
+    bits[keys >> np.uint64(64 - width)] = True
+    narrow = max(8, math.ceil(math.log2(max(1, len(keys)) * _CROWDED)))
+    firsts = np.arange(2**narrow, dtype=np.uint64) << np.uint64(64 - narrow)
     return Index(
         size=SEED[language],
-        bits=bits,
+        bits=np.packbits(bits, bitorder="little"),
+        buckets=np.append(np.searchsorted(keys, firsts), len(keys)).astype(np.int32),
         keys=keys,
         starts=np.append(starts, len(every)),
-        owners=np.concatenate(owners)[order],
-        places=np.concatenate(places)[order],
-        weights=np.concatenate(weights)[order],
+        owners=owners[order],
+        places=places[order],
+        weights=weights[at][order],
     )
 
 
-def _chosen(target: Target) -> Array:
-    """Places of the seeds that are looked for: not the common ones, and not all of a long text's.
+def _chinese(codes: Sequence[Array], owners: Array, places: Array, wanted: Array) -> Array:
+    """Seeds with a Chinese character; all of a text's where too few have one.
 
-    Any choice is right: a text under search is looked up at every position.
+    Five letters of a formula or a foreign word stand in many texts, five with a character do not.
     """
-    at = np.flatnonzero(target.weights == 1.0)
-    return at[:: max(1, -(-len(at) // SEEDS))]
+    lengths = np.array([*map(len, codes)])
+    sums = np.append(0, np.cumsum(han(np.concatenate(codes))))
+    at = (np.cumsum(lengths) - lengths)[owners] + places
+    found = sums[at + SEED["zh"]] > sums[at]
+    few = np.bincount(owners, found & wanted, len(codes)) < PARTICULAR["zh"]
+    return found | few[owners]
 
 
-_ARRAYS = ("bits", "keys", "starts", "owners", "places", "weights")
+def _thinned(at: Array, owners: Array) -> Array:
+    """Not all seeds of a long text: those of the corpus are looked up at every position."""
+    owner = owners[at]
+    many = np.bincount(owner)
+    rank = np.arange(len(at)) - (np.cumsum(many) - many)[owner]
+    return at[rank % np.maximum(1, -(-many // SEEDS))[owner] == 0]
+
+
+_ARRAYS = ("bits", "buckets", "keys", "starts", "owners", "places", "weights")
 
 
 class Stored(Sequence[Target]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -57,7 +57,11 @@ def _table() -> tuple[Array, dict[int, str]]:
     for code in (c for span in _ASSIGNED for c in span):
         if codes[code] or 0xD800 <= code < 0xE000:
             continue
-        found = fold(chr(code))
+        char = chr(code)
+        if not unicodedata.decomposition(char) and char.casefold() == char:  # nearly all of them
+            codes[code] = code if unicodedata.category(char)[0] in _KEPT else 0
+            continue
+        found = fold(char)
         if len(found) == 1:
             codes[code] = ord(found)
         elif found:
@@ -114,15 +118,26 @@ def batch(texts: Sequence[str]) -> tuple[Array, Array]:
     return out, np.concatenate([[0], ends[:-1] + 1])
 
 
-def word_starts(texts: Sequence[str]) -> tuple[Array, Array, Array]:
-    """Like `batch`, and where something was left out before a character that is kept."""
-    looked_up, raw = _looked_up(BREAK.join(text.replace(BREAK, "") for text in texts) + BREAK)
+def word_starts(pairs: Sequence[tuple[str, str]]) -> tuple[Array, Array, Array, Array]:
+    """Texts in two parts, like `batch`; where the second part begins in what is left of each, and
+    where something was left out before a character that is kept.
+    """
+    parts = [part.replace(BREAK, "") for pair in pairs for part in pair]
+    whole = "".join(f"{first}\n{second}{BREAK}" for first, second in _two_by_two(parts))
+    lengths = np.array([*map(len, parts)], np.int64).reshape(-1, 2)
+    looked_up, raw = _looked_up(whole)
     found = _spread(looked_up, raw, 0)
     ends = np.flatnonzero(found.codes == _BROKEN)
     starts = np.concatenate([[0], ends[:-1] + 1])
     begins = np.append(True, np.diff(found.at) > 1)
     begins[starts] = True
-    return found.codes, starts, begins
+    sizes = lengths.sum(axis=1) + 2
+    firsts = np.searchsorted(found.at, np.cumsum(sizes) - sizes + lengths[:, 0]) - starts
+    return found.codes, starts, firsts, begins
+
+
+def _two_by_two(parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(parts[::2], parts[1::2], strict=True)
 
 
 def folded(text: str) -> Folded:
@@ -201,3 +216,17 @@ def mixed(hashes: Array) -> Array:
     found = hashes ^ (hashes >> np.uint64(29))
     found *= np.uint64(_SPREADER)
     return found
+
+
+def grams_of(texts: Sequence[Array], n: int) -> tuple[Array, Array, Array]:
+    """The grams of several texts in a row, which text each is of, and its place in there."""
+    if not texts:
+        return np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
+    lengths = np.array([*map(len, texts)], np.int64)
+    ends = np.cumsum(lengths)
+    hashes = grams(np.concatenate(texts), n)
+    owners = np.repeat(np.arange(len(texts)), lengths)[: len(hashes)]
+    at = np.arange(len(hashes))
+    inside = at + n <= ends[owners]
+    owners = owners[inside]
+    return hashes[inside], owners, at[inside] - (ends - lengths)[owners]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ceval_suite.contamination.files import LONGEST, OVERLAP, Piece
 
 WHOLE = ("text", "content", "document", "raw_content", "body")
@@ -80,6 +82,8 @@ def _lines(piece: Piece, fields: Sequence[str]) -> Read:
     data = piece.data if piece.data is not None else _owned_lines(piece)
     if piece.start == 0:
         data = data.removeprefix(b"\xef\xbb\xbf")
+    if _at_once(found, data, fields):
+        return found
     try:
         lines: list[str | bytes] = [*data.decode().split("\n")]
     except UnicodeDecodeError:
@@ -91,6 +95,40 @@ def _lines(piece: Piece, fields: Sequence[str]) -> Read:
         if line and not line.isspace():
             _line(found, row, line, fields)
     return found
+
+
+class _Row(msgspec.Struct):
+    text: str
+
+
+_TEXTS = msgspec.json.Decoder(_Row)
+_ANY = msgspec.json.Decoder()
+
+
+def _at_once(found: Read, data: bytes, fields: Sequence[str]) -> bool:
+    """Take all lines in one go; False, and nothing is taken, where one is empty or broken."""
+    size = data.count(b"\n") + (not data.endswith(b"\n"))
+    if data.count(b"\n{") + data.startswith(b"{") != size:
+        return False
+    try:
+        rows = [] if fields else _TEXTS.decode_lines(data)
+    except (ValueError, RecursionError):  # other fields, or a broken line
+        rows = []
+    if len(rows) == size:
+        found.rows = size
+        for row, value in enumerate(rows, start=1):
+            found.add(row, value.text)
+        return True
+    try:
+        values = _ANY.decode_lines(data)
+    except (ValueError, RecursionError):
+        return False
+    if len(values) != size:
+        return False
+    found.rows = size
+    for row, value in enumerate(values, start=1):
+        _take(found, row, value, fields)
+    return True
 
 
 _SCAN = json.JSONDecoder().scan_once

@@ -9,6 +9,7 @@ import numpy as np
 
 from ceval_suite.contamination.index import Index
 from ceval_suite.contamination.normal import Array, grams
+from ceval_suite.contamination.targets import SEED
 
 ENOUGH = 0.3
 """Share of a target's weight that must stand close together to be looked at more closely."""
@@ -49,6 +50,8 @@ class Scanner:
         """Every candidate in documents that begin at `starts` of `codes`, in order."""
         found: list[Candidate] = []
         for index, needs in zip(self._indexes, self._needs, strict=True):
+            if index.size == SEED["zh"] and codes.dtype == np.uint8:  # ASCII alone
+                continue
             at, entry = index.hits(grams(codes, index.size))
             if len(at):
                 found += self._grouped(index, needs, starts, at, entry)

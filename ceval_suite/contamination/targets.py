@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ceval_suite.contamination.normal import Array, as_text, codes, grams, word_starts
+from ceval_suite.contamination.normal import Array, as_text, grams_of, word_starts
 from ceval_suite.schema import Item
 
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff]")
+_HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x30000))
 CHINESE = 0.25
 """A text is searched as Chinese from this share of Chinese characters among its letters on."""
 
@@ -56,7 +57,7 @@ class Target:
     basis: str
     shown: str
     text: str
-    words: tuple[int, ...]
+    words: Array = field(repr=False)
     weights: Array = field(repr=False)
     choices: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -72,12 +73,12 @@ class Target:
 def of_items(items: Iterable[tuple[str, Item]]) -> list[Target]:
     """The target of each (task, item), in order; those that share an id are one."""
     pairs = list({item.id: (task, item) for task, item in items}.values())
-    wholes = ["\n".join([item.question, *item.options]) for _, item in pairs]
+    parts = [(item.question, "\n".join(item.options)) for _, item in pairs]
     texts: list[_Text] = []
     for start in range(0, len(pairs), _TOGETHER):
-        texts += _folded(wholes[start : start + _TOGETHER])
+        texts += _folded(parts[start : start + _TOGETHER])
     for language in SEED:
-        _weigh([text for text in texts if text.language == language], SEED[language])
+        _weigh([text for text in texts if text.language == language], language)
     return [_target(*pair, text) for pair, text in zip(pairs, texts, strict=True)]
 
 
@@ -87,51 +88,54 @@ _TOGETHER = 4096
 
 @dataclass
 class _Text:
-    """Question and options, folded; a question is the beginning of it, letter by letter."""
+    """Question and options, folded; the question's are the first `question` letters."""
 
     codes: Array
+    text: str
+    question: int
     words: Array
     language: str
     weights: Array
 
 
-def _folded(texts: Sequence[str]) -> list[_Text]:
-    codes, starts, begins = word_starts(texts)
+def _folded(pairs: Sequence[tuple[str, str]]) -> list[_Text]:
+    found, starts, firsts, begins = word_starts(pairs)
     out: list[_Text] = []
-    for start, end in zip(starts, [*(starts[1:] - 1), len(codes) - 1], strict=True):
-        own = codes[start:end]
+    ends = [*(starts[1:] - 1).tolist(), len(found) - 1]
+    for start, end, first in zip(starts.tolist(), ends, firsts.tolist(), strict=True):
+        own = found[start:end]
         text = as_text(own)
         chinese = len(HAN.findall(text)) >= CHINESE * max(1, len(text))
         words = np.flatnonzero(begins[start:end])
-        out.append(_Text(own, words, "zh" if chinese else "en", np.empty(0, np.float32)))
+        none = np.empty(0, np.float32)
+        out.append(_Text(own, text, first, words, "zh" if chinese else "en", none))
     return out
 
 
-def _weigh(texts: Sequence[_Text], size: int) -> None:
+def _weigh(texts: Sequence[_Text], language: str) -> None:
     """Set the weight of each seed gram: 1, or `LITTLE` where it is common."""
-    hashes = [grams(text.codes, size) for text in texts]
-    if not hashes:
-        return
-    every = np.concatenate(hashes)
-    owners = np.repeat(np.arange(len(hashes)), [len(one) for one in hashes])
-    order = np.argsort(every, kind="stable")  # so the owners of one gram stay in order
-    sorted_, owner = every[order], owners[order]
-    new = np.append(True, sorted_[1:] != sorted_[:-1])
-    other = new | np.append(True, owner[1:] != owner[:-1])
-    group = np.cumsum(new) - 1
-    many = np.empty(len(every), np.int64)
-    many[order] = np.bincount(group, weights=other).astype(np.int64)[group]
+    size = SEED[language]
+    hashes, owners, _ = grams_of([text.codes for text in texts], size)
+    # in place of its lowest bits each gram has its owner, so that one sort puts both in order
+    width = np.uint64(len(texts).bit_length())
+    keys = hashes >> width << width | owners.astype(np.uint64)
+    order = np.argsort(keys)
+    keys = keys[order]
+    other = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    keys >>= width
+    group = np.cumsum(np.append(True, keys[1:] != keys[:-1])[: len(keys)]) - 1
+    many = np.empty(len(keys), np.float64)
+    many[order] = np.bincount(group, weights=other)[group]
     weights = np.where(many < SHARED, 1.0, LITTLE).astype(np.float32)
-    at = 0
-    for text, one in zip(texts, hashes, strict=True):
-        text.weights = weights[at : at + len(one)]
-        at += len(one)
-        for found in STOCK.finditer(as_text(text.codes)):
+    ends = np.cumsum(np.bincount(owners, minlength=len(texts))).tolist()
+    for start, end, text in zip([0, *ends], ends, texts, strict=False):
+        text.weights = weights[start:end]
+        for found in STOCK.finditer(text.text) if language == "zh" else ():
             text.weights[found.start() : max(found.start(), found.end() - size + 1)] = LITTLE
 
 
 def _target(task: str, item: Item, text: _Text) -> Target:
-    length = len(codes(item.question))
+    length = text.question
     reason = _too_little(text, length)
     whole = bool(reason and item.options)
     if whole:
@@ -143,14 +147,22 @@ def _target(task: str, item: Item, text: _Text) -> Target:
         language=text.language,
         basis="question and options" if whole else "question",
         shown="\n".join([item.question, *item.options]) if whole else item.question,
-        text=as_text(text.codes[:length]),
-        words=tuple(text.words[text.words < length].tolist()),
-        weights=text.weights[: max(0, length - SEED[text.language] + 1)].copy(),
+        text=text.text[:length],
+        words=text.words[: np.searchsorted(text.words, length)],
+        weights=text.weights[: max(0, length - SEED[text.language] + 1)],
         choices=item.choices,
         labels=item.labels,
         answer=item.answer,
         reason=reason,
     )
+
+
+def han(codes: Array) -> Array:
+    """Which code points are Chinese characters."""
+    found = np.zeros(len(codes), np.bool_)
+    for low, high in _HAN:
+        found |= (codes >= low) & (codes < high)
+    return found
 
 
 def _too_little(text: _Text, length: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +12,7 @@ import rensa
 from rapidfuzz.distance import Indel
 
 from ceval_suite.contamination.normal import Array
+from ceval_suite.contamination.numbers import same, same_at_ends
 from ceval_suite.contamination.targets import HAN, Target
 
 Kind: TypeAlias = Literal["exact", "ngram", "part", "near"]
@@ -52,11 +51,6 @@ ten changed, shingles of this length have a Jaccard index of about 0.55."""
 
 PERMUTATIONS, SEED = 128, 42
 
-_NUMBERS = 0.5
-"""Share of a text's numbers that near-duplicates must have in common: exercises with other figures
-are other exercises."""
-
-_DIGITS = re.compile(r"\d+")
 _SLACK = 24
 _START, _PIECE = 2, 2
 _HOPELESS = 0.4
@@ -84,6 +78,18 @@ class Rules:
     threshold: float = 0.5
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What is made of a target once: its n-grams with their worth, letter weights, its sketch."""
+
+    target: Target
+    grams: list[tuple[str, float]]
+    worth: float
+    weights: Array
+    total: float
+    sketch: Any
+
+
 class Verifier:
     """Compares passages with targets."""
 
@@ -95,43 +101,58 @@ class Verifier:
 
     def scores(self, number: int, document: str, low: int, high: int) -> Scores | None:
         """How much of a target stands about `low` to `high` of a folded document."""
-        target, weights, spans, sketch = self._known(number)
-        passage = document[low:high]
-        wide = document[max(0, low - _SLACK) : high + _SLACK]
-        similarity = Indel.normalized_similarity(target.text, passage)
-        ngrams = _share(target.text, spans, weights, wide)
-        exact = target.text in wide
-        if not exact and similarity < _HOPELESS and (ngrams or 0) < self._rules.threshold:
+        known = self._known(number)
+        text, weights = known.target.text, known.weights
+        passage, around = document[low:high], max(0, low - _SLACK)
+        at = document.find(text, around, high + _SLACK)
+        ngrams = _share(known, document[around : high + _SLACK])
+        told = at >= 0 or (ngrams or 0) >= self._rules.threshold
+        similarity = Indel.normalized_similarity(
+            text, passage, score_cutoff=None if told else _HOPELESS
+        )
+        if not told and similarity < _HOPELESS:
             return None
-        begin, end = (0, len(target.text)) if exact else longest(target.text, passage)
-        own, total = float(weights[begin:end].sum()), float(weights.sum())
-        jaccard = _sketch(passage, SHINGLE[target.language]).jaccard(sketch)
+        begin, end = (0, len(text)) if at >= 0 else longest(text, passage)
+        own = float(weights[begin:end].sum())
         kind: Kind | None = None
-        if exact:
-            low = document.index(target.text, max(0, low - _SLACK))
-            kind, high = "exact", low + len(target.text)
-        elif ngrams is not None and ngrams >= self._rules.threshold:
+        if at >= 0:
+            kind, low, high = "exact", at, at + len(text)
+        elif told:
             kind = "ngram"
-        elif own >= RUN[target.language] and own / total >= (
+        elif own >= RUN[known.target.language] and own / known.total >= (
             self._rules.threshold if begin <= _START else max(INSIDE, self._rules.threshold)
         ):
-            kind = "part"
-        elif (
-            jaccard >= JACCARD
-            and similarity >= SIMILAR
-            and _common(target.text, passage, weights) >= COMMON * total
-            and _same_numbers(target.text, passage)
-        ):
+            numbers = same_at_ends(text, begin, end, passage, passage.index(text[begin:end]))
+            kind = "part" if numbers else None
+        elif similarity < SIMILAR:
+            return None
+        elif _common(text, passage, weights) >= COMMON * known.total and same(text, passage):
             kind = "near"
         if kind is None:
             return None
+        jaccard = _sketch(passage, SHINGLE[known.target.language]).jaccard(known.sketch)
+        if kind == "near" and jaccard < JACCARD:
+            return None
         high = min(high, len(document))
-        return Scores(kind, ngrams, end - begin, own / total, similarity, jaccard, low, high)
+        share = own / known.total
+        return Scores(kind, ngrams, end - begin, share, similarity, jaccard, low, high)
 
-    def _prepared(self, number: int) -> tuple[Target, Array, list[tuple[int, int]], Any]:
+    def _prepared(self, number: int) -> _Known:
         target = self._targets[number]
-        spans = _spans(target, self._rules.ngram)
-        return target, letter_weights(target), spans, _sketch(target.text, SHINGLE[target.language])
+        weights = letter_weights(target)
+        sums = np.append(0.0, np.cumsum(weights)).tolist()
+        grams = [
+            (target.text[start:end], (sums[end] - sums[start]) / (end - start))
+            for start, end in _spans(target, self._rules.ngram)
+        ]
+        return _Known(
+            target,
+            grams,
+            sum(worth for _, worth in grams),
+            weights,
+            float(weights.sum()),
+            _sketch(target.text, SHINGLE[target.language]),
+        )
 
 
 def _common(text: str, passage: str, weights: Array) -> float:
@@ -173,20 +194,15 @@ def _spans(target: Target, n: int) -> list[tuple[int, int]]:
     """Where the n-grams of a target lie: of words in English, of characters in Chinese."""
     if target.language == "zh":
         return [(start, start + n) for start in range(len(target.text) - n + 1)]
-    borders = [*target.words, len(target.text)]
+    borders = [*target.words.tolist(), len(target.text)]
     return list(zip(borders[:-n], borders[n:], strict=True)) if len(borders) > n else []
 
 
-def _share(
-    text: str, spans: Sequence[tuple[int, int]], weights: Array, passage: str
-) -> float | None:
+def _share(known: _Known, passage: str) -> float | None:
     """The share of a text's n-grams that stand in a passage, each by the weight of its letters."""
-    if not spans:
+    if not known.grams:
         return None
-    sums = np.append(0.0, np.cumsum(weights)).tolist()
-    worth = [(sums[end] - sums[start]) / (end - start) for start, end in spans]
-    there = [w for w, (start, end) in zip(worth, spans, strict=True) if text[start:end] in passage]
-    return sum(there) / sum(worth)
+    return sum(worth for gram, worth in known.grams if gram in passage) / known.worth
 
 
 def _sketch(text: str, size: int) -> Any:
@@ -194,8 +210,3 @@ def _sketch(text: str, size: int) -> Any:
     found: Any = library.RMinHash(PERMUTATIONS, SEED)
     found.update(sorted({text[i : i + size] for i in range(max(1, len(text) - size + 1))}))
     return found
-
-
-def _same_numbers(text: str, passage: str) -> bool:
-    ours, theirs = Counter(_DIGITS.findall(text)), Counter(_DIGITS.findall(passage))
-    return ours.total() < 2 or (ours & theirs).total() >= _NUMBERS * ours.total()
