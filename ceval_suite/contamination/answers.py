@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ceval_suite.contamination.normal import squeezed
+from ceval_suite.contamination.normal import apart, squeezed
 from ceval_suite.contamination.targets import HAN, Target
 
 NEAR = 600
@@ -45,7 +45,7 @@ def answer(target: Target, document: str, end: int) -> Answer:
     """
     room = NEAR + sum(map(len, target.choices))
     behind = document[end : end + room]
-    there = [_stands(choice, behind) for choice in target.choices]
+    there = _standing(target.choices, behind)
     right = [
         found for label, found in zip(target.labels, there, strict=False) if label in target.answer
     ]
@@ -58,11 +58,23 @@ def _marked(labels: Sequence[str], text: str) -> bool:
     return bool(labels) and bool(re.search(_MARK.format(label=letters), text))
 
 
-def _stands(choice: str, text: str) -> bool:
-    wanted = squeezed(choice)
-    if not wanted:
-        return choice.strip() in text if choice.strip() else False
-    if len(wanted) >= _LONG[bool(HAN.search(wanted))]:
-        return wanted in squeezed(text)
-    words = [squeezed(word) for word in _PIECE.findall(text)]
-    return wanted in words or wanted in {"".join(two) for two in pairwise(words)}
+def _standing(choices: Sequence[str], text: str) -> list[bool]:
+    """Which options stand in a text, blanks, punctuation, case and width left out."""
+    squeezed_text = squeezed(text)
+    words: set[str] = set()
+    out: list[bool] = []
+    for choice, wanted in zip(choices, apart(choices), strict=True):
+        if not wanted:
+            out.append(bool(choice.strip()) and choice.strip() in text)
+        elif len(wanted) >= _LONG[bool(HAN.search(wanted))]:
+            out.append(wanted in squeezed_text)
+        else:
+            words = words or _words(text)
+            out.append(wanted in words)
+    return out
+
+
+def _words(text: str) -> set[str]:
+    """What stands by itself in a text, and each two of these that follow each other."""
+    parts = apart(_PIECE.findall(text))
+    return {"", *parts, *map("".join, pairwise(parts))}

@@ -18,7 +18,7 @@ import numpy as np
 from ceval_suite.contamination.normal import Array, grams_of
 from ceval_suite.contamination.targets import PARTICULAR, SEED, SEEDS, Target, han
 
-_SPARSE = 48
+_SPARSE = 16
 """Bits of the bitmap per gram: some 1 to 2 % of other grams pass by chance."""
 
 

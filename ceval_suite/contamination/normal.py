@@ -118,6 +118,11 @@ def batch(texts: Sequence[str]) -> tuple[Array, Array]:
     return out, np.concatenate([[0], ends[:-1] + 1])
 
 
+def apart(texts: Sequence[str]) -> list[str]:
+    """What is left of each of several texts."""
+    return as_text(batch(texts)[0]).split(chr(_BROKEN))[:-1] if texts else []
+
+
 def word_starts(pairs: Sequence[tuple[str, str]]) -> tuple[Array, Array, Array, Array]:
     """Texts in two parts, like `batch`; where the second part begins in what is left of each, and
     where something was left out before a character that is kept.

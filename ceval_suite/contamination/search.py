@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from ceval_suite.contamination import files, index
 from ceval_suite.contamination.answers import Answer, answer
 from ceval_suite.contamination.files import Piece, Source
-from ceval_suite.contamination.normal import as_text, batch, folded
+from ceval_suite.contamination.normal import Array, as_text, batch, folded
 from ceval_suite.contamination.reading import Document, Read, read
 from ceval_suite.contamination.scan import ENOUGH, Scanner
 from ceval_suite.contamination.targets import SEED, Target
@@ -26,7 +27,7 @@ from ceval_suite.errors import DataError
 PLACES = 5
 """Places of an item that are kept; further ones are counted."""
 
-BATCH = 2**17
+BATCH = 2**18
 """Characters that are looked through at once: what is made of them fits a processor's cache."""
 
 NAMED = 5
@@ -114,6 +115,7 @@ class Searcher:
         self._scanner = Scanner(lengths, indexes, min(ENOUGH, rules.threshold / 2))
         self._verifier = Verifier(self._targets, rules)
         self._fields = fields
+        self._places = lru_cache(4)(_places)  # several items are often found in one document
 
     def search(self, piece: Piece) -> tuple[list[_Hit], Read]:
         """Every place of every target in a piece."""
@@ -134,7 +136,7 @@ class Searcher:
         return sorted(hits, key=lambda hit: (hit.row, hit.target)), found
 
     def _hit(self, number: int, scores: Scores, document: Document) -> Iterator[_Hit]:
-        at = folded(document.text).at
+        at = self._places(document.text)
         begin, end = int(at[scores.low]), int(at[scores.high - 1]) + 1
         # what begins in the shared end is found by the next part, what began before by the last
         if begin >= document.owned or (document.cut and scores.low == 0):
@@ -145,6 +147,10 @@ class Searcher:
         row = document.row + (text.count("\n", 0, begin) if document.lines else 0)
         found = answer(self._targets[number], text, end)
         yield _Hit(number, row, scores, found, passage, begin - low, end - low)
+
+
+def _places(text: str) -> Array:
+    return folded(text).at
 
 
 def _batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
