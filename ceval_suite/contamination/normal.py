@@ -201,8 +201,11 @@ def longer(first: Array, n: int, second: Array, m: int) -> Array:
     return found
 
 
-def grams(codes: Array, n: int) -> Array:
-    """A polynomial hash modulo 2^64 of each n characters in a row, the high bits mixed in."""
+def grams(codes: Array, n: int, step: int = 1) -> Array:
+    """A polynomial hash modulo 2^64 of each n characters in a row, the high bits mixed in.
+
+    Of all places, or of every second, third and so on.
+    """
     doubled, size, found, length = singles(codes), 1, None, 0
     while size <= n:
         if n & size:
@@ -213,7 +216,7 @@ def grams(codes: Array, n: int) -> Array:
             doubled = longer(doubled, size, doubled, size)
         size *= 2
     assert found is not None
-    return mixed(found)
+    return mixed(found[::step])
 
 
 def mixed(hashes: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ceval_suite.contamination.index import Index
 from ceval_suite.contamination.normal import Array, grams
-from ceval_suite.contamination.targets import SEED
+from ceval_suite.contamination.targets import SEED, STEP
 
 ENOUGH = 0.3
 """Share of a target's weight that must stand close together to be looked at more closely."""
@@ -41,7 +41,10 @@ class Scanner:
         self._limits = (lengths * _STRETCH).astype(np.int64) + _SLACK
         self._needs = [
             np.maximum(
-                1.0, enough * np.bincount(i.owners, weights=i.weights, minlength=len(lengths))
+                1.0,
+                enough
+                / STEP[i.size]
+                * np.bincount(i.owners, weights=i.weights, minlength=len(lengths)),
             )
             for i in indexes
         ]
@@ -52,9 +55,10 @@ class Scanner:
         for index, needs in zip(self._indexes, self._needs, strict=True):
             if index.size == SEED["zh"] and codes.dtype == np.uint8:  # ASCII alone
                 continue
-            at, entry = index.hits(grams(codes, index.size))
+            step = STEP[index.size]
+            at, entry = index.hits(grams(codes, index.size, step))
             if len(at):
-                found += self._grouped(index, needs, starts, at, entry)
+                found += self._grouped(index, needs, starts, at * step, entry)
         return sorted(found, key=lambda c: (c.document, c.target, c.low))
 
     def _grouped(

@@ -20,6 +20,10 @@ SEED = {"zh": 5, "en": 12}
 """Characters of the short grams that candidates are found by: with one word or character in ten
 changed, more than half of them are still there."""
 
+STEP = {5: 1, 12: 2}
+"""At which places of a corpus seed grams of each size are looked up: at every one, or every second.
+Places in order leave out as much of what is equal as of what is not."""
+
 LEAST = {"zh": 12, "en": 40}
 """Letters that a text must have to be told from chance."""
 
@@ -40,7 +44,7 @@ STOCK = re.compile(
 """How questions of Chinese exams are put whatever they are about, without punctuation."""
 
 SEEDS = 96
-"""Grams that are looked for per item, spread evenly over a longer text."""
+"""Grams that are looked for per item, about; spread evenly over a longer text."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,24 @@ class _Text:
 
 def _folded(pairs: Sequence[tuple[str, str]]) -> list[_Text]:
     found, starts, firsts, begins = word_starts(pairs)
-    out: list[_Text] = []
-    ends = [*(starts[1:] - 1).tolist(), len(found) - 1]
-    for start, end, first in zip(starts.tolist(), ends, firsts.tolist(), strict=True):
-        own = found[start:end]
-        text = as_text(own)
-        chinese = len(HAN.findall(text)) >= CHINESE * max(1, len(text))
-        words = np.flatnonzero(begins[start:end])
-        none = np.empty(0, np.float32)
-        out.append(_Text(own, text, first, words, "zh" if chinese else "en", none))
-    return out
+    ends = np.append(starts[1:] - 1, len(found) - 1)
+    whole, words = as_text(found), np.flatnonzero(begins)
+    sums = np.append(0, np.cumsum(han(found)))
+    chinese = sums[ends] - sums[starts] >= CHINESE * np.maximum(1, ends - starts)
+    lows, highs = np.searchsorted(words, starts), np.searchsorted(words, ends)
+    none = np.empty(0, np.float32)
+    columns = (starts, ends, firsts, chinese, lows, highs)
+    return [
+        _Text(
+            codes=found[start:end],
+            text=whole[start:end],
+            question=first,
+            words=words[low:high] - start,
+            language="zh" if zh else "en",
+            weights=none,
+        )
+        for start, end, first, zh, low, high in zip(*(c.tolist() for c in columns), strict=True)
+    ]
 
 
 def _weigh(texts: Sequence[_Text], language: str) -> None:

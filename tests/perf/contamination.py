@@ -79,10 +79,14 @@ def pools(others: str, data: Path) -> list[list[str]]:
 
 
 class Memory:
-    """The most memory that this process and its children had, second by second."""
+    """The memory of this process and its children along the corpus, twice a second.
+
+    A page that several processes share counts once for each of them.
+    """
 
     def __init__(self) -> None:
-        self.seen: list[float] = []
+        self.most = [0.0] * 10
+        self.share = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -95,7 +99,12 @@ class Memory:
                     total += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
-            self.seen.append(total / 2**20)
+            tenth = min(9, int(10 * self.share))
+            self.most[tenth] = max(self.most[tenth], total / 2**20)
+
+    def step(self, done: int, total: int) -> None:
+        """Note how far the search is."""
+        self.share = done / total
 
     def __enter__(self) -> Memory:
         self._thread.start()
@@ -195,7 +204,9 @@ def main(
         found = targets.of_items(chosen)
         prepared = time.perf_counter()
         with Memory() as memory:
-            outcome = search.search(found, files.sources([str(path)]), Rules(), workers=workers)
+            outcome = search.search(
+                found, files.sources([str(path)]), Rules(), workers=workers, step=memory.step
+            )
         ended = time.perf_counter()
     print(
         f"\n{lines:,} lines, {size:.0f} MB, {len(found):,} items, seed {seed}, {workers} workers\n"
@@ -217,13 +228,14 @@ def main(
         print(f"    item:   {one.target.shown[:160]!r}")
         print(f"    corpus: {place.passage[place.start : place.end][:160]!r}")
     seconds, processor = ended - begun, processor_seconds() - used
-    tenth = memory.seen[len(memory.seen) // 10 :] or [0.0]
     print(
         f"\n{size / seconds:.1f} MB/s over {seconds:.1f} s, of which {prepared - begun:.1f} s for "
-        f"the items; {processor:.1f} s of processor, {2 * size / processor:.1f} MB/s on two free "
-        f"cores; memory of all processes {tenth[0]:.0f} MiB after a tenth, {max(tenth):.0f} at "
-        f"most, {tenth[-1]:.0f} at the end; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"the items; {processor:.1f} s of processor (all processes, items and index included), so "
+        f"{2 * size / processor:.1f} MB/s on two free cores; load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores"
     )
+    tenths = " ".join(f"{most:.0f}" for most in memory.most)
+    print(f"MiB of all processes together, at most, in each tenth of the corpus: {tenths}")
 
 
 if __name__ == "__main__":
