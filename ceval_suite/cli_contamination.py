@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,16 +58,21 @@ def contamination(
     chosen = Selection(shots=0, split=split, subjects=listed(subjects) or None, data=data)
     prepared = [prepare(name, chosen) for name in names]
     items = [(p.task.name, i) for p in prepared for s in p.subjects for i in p.items[s]]
-    with Bytes(_say) as progress:
-        outcome = search.search(
-            targets.of_items(items),
-            found_files,
-            verify.Rules(ngram=ngram, threshold=threshold),
-            fields=field or (),
-            workers=workers or min(8, os.cpu_count() or 1),
-            step=lambda done, total: progress.update("corpus", done, total),
-        )
-    written = report.write(outcome, out)
+    try:
+        with Bytes(_say) as progress:
+            outcome = search.search(
+                targets.of_items(items),
+                found_files,
+                verify.Rules(ngram=ngram, threshold=threshold),
+                fields=field or (),
+                workers=workers or min(8, os.cpu_count() or 1),
+                step=lambda done, total: progress.update("corpus", done, total),
+            )
+        written = report.write(outcome, out)
+    except KeyboardInterrupt:
+        _say("\ninterrupted; nothing was written. To search again, from the beginning:")
+        _say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
+        raise typer.Exit(130) from None
     for line in outcome.named:
         _say(f"passed over: {line}")
     if outcome.broken > len(outcome.named):

@@ -11,15 +11,15 @@ import re
 from rapidfuzz.distance import Indel
 
 _WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
-    "hundred thousand million first second third fourth fifth sixth seventh eighth ninth tenth "
-    "single double triple half quarter"
-).split()
-_NUMBER = re.compile(
-    r"\d+|[零〇一二两三四五六七八九十百千万亿]+|"
-    + "|".join(sorted(_WORDS, key=lambda word: -len(word)))
+    r"seventeen|eighteen|fourteen|nineteen|thirteen|thousand|fifteen|hundred|million|"
+    r"quarter|seventh|seventy|sixteen|double|eighth|eighty|eleven|fourth|ninety|"
+    r"second|single|thirty|triple|twelve|twenty|eight|fifth|fifty|first|forty|"
+    r"ninth|seven|sixth|sixty|tenth|third|three|five|four|half|nine|zero|one|six|"
+    r"ten|two"
 )
+"""Longer ones first."""
+
+_NUMBER = re.compile(rf"\d+|[零〇一二两三四五六七八九十百千万亿]+|{_WORDS}")
 _LONGEST = 20
 """Letters that a number has at most, as far as one is looked for around a place."""
 

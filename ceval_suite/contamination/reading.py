@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ def _lines(piece: Piece, fields: Sequence[str]) -> Read:
     return found
 
 
-class _Row(msgspec.Struct):
+class _Row(msgspec.Struct, gc=False):
     text: str
 
 
@@ -115,9 +116,16 @@ def _at_once(found: Read, data: bytes, fields: Sequence[str]) -> bool:
     except (ValueError, RecursionError):  # other fields, or a broken line
         rows = []
     if len(rows) == size:
+        texts = [row.text for row in rows]
+        lengths = [*map(len, texts)]
         found.rows = size
-        for row, value in enumerate(rows, start=1):
-            found.add(row, value.text)
+        if max(lengths) > LONG:
+            for row, text in enumerate(texts, start=1):
+                found.add(row, text)
+        else:
+            found.count = size
+            whole = zip(count(1), texts, lengths, repeat(False), repeat(False), strict=False)
+            found.documents = [*map(Document._make, whole)]
         return True
     try:
         values = _ANY.decode_lines(data)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -174,6 +176,7 @@ def _begin(folder: str, rules: Rules, fields: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker[:] = [Searcher(Path(folder), rules, fields)]
+    gc.freeze()  # what is here now stays; no need to look through it again and again
 
 
 def _search(piece: Piece) -> tuple[list[_Hit], Read]:
@@ -209,6 +212,16 @@ def search(
     return outcome
 
 
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Hold an interrupt back; a process that is started meanwhile never sees one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _Result = tuple[Piece | DataError, tuple[list[_Hit], Read] | None]
 
 
@@ -228,7 +241,8 @@ def _results(
     waiting: deque[tuple[Piece | DataError, Future[tuple[list[_Hit], Read]] | None]] = deque()
     try:
         for piece in files.pieces(corpus):
-            future = None if isinstance(piece, DataError) else pool.submit(_search, piece)
+            with _uninterrupted():  # the first one starts the workers
+                future = None if isinstance(piece, DataError) else pool.submit(_search, piece)
             waiting.append((piece, future))
             if len(waiting) > 2 * workers:
                 piece, future = waiting.popleft()

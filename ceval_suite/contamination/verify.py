@@ -13,7 +13,7 @@ from rapidfuzz.distance import Indel
 
 from ceval_suite.contamination.normal import Array
 from ceval_suite.contamination.numbers import same, same_at_ends
-from ceval_suite.contamination.targets import HAN, Target
+from ceval_suite.contamination.targets import HAN, LITTLE, STOCK, Target
 
 Kind: TypeAlias = Literal["exact", "ngram", "part", "near"]
 
@@ -87,6 +87,7 @@ class _Known:
     worth: float
     weights: Array
     total: float
+    particular: Array
     sketch: Any
 
 
@@ -126,7 +127,7 @@ class Verifier:
             kind = "part" if numbers else None
         elif similarity < SIMILAR:
             return None
-        elif _common(text, passage, weights) >= COMMON * known.total and same(text, passage):
+        elif _common(text, passage, known.particular) and same(text, passage):
             kind = "near"
         if kind is None:
             return None
@@ -151,20 +152,28 @@ class Verifier:
             sum(worth for _, worth in grams),
             weights,
             float(weights.sum()),
+            _particular(target, weights),
             _sketch(target.text, SHINGLE[target.language]),
         )
 
 
-def _common(text: str, passage: str, weights: Array) -> float:
-    """The weight of what a passage has of a text, letter for letter and in order."""
+def _common(text: str, passage: str, weights: Array) -> bool:
+    """Whether a passage has enough of a text's own wording, letter for letter and in order."""
     pieces = [o for o in Indel.opcodes(text, passage) if o.tag == "equal"]
-    return float(
-        sum(
-            weights[o.src_start : o.src_end].sum()
-            for o in pieces
-            if o.src_end - o.src_start >= _PIECE
-        )
+    shared = sum(
+        float(weights[o.src_start : o.src_end].sum())
+        for o in pieces
+        if o.src_end - o.src_start >= _PIECE
     )
+    return shared >= COMMON * float(weights.sum())
+
+
+def _particular(target: Target, weights: Array) -> Array:
+    """The weights without what a question is put in, even where its own words stand beside it."""
+    found = weights.copy()
+    for stock in STOCK.finditer(target.text) if target.language == "zh" else ():
+        found[stock.start() : stock.end()] = LITTLE
+    return found
 
 
 def letter_weights(target: Target) -> Array:

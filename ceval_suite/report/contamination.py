@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -149,8 +150,7 @@ def _reason(found: Found) -> str:
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write every form of the report."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every form of the report; all of them are there before the first gets its name."""
     name = re.sub(r"[^\w-]+", "-", folder.resolve().name).strip("-") or "contamination"
     contents = {
         "matches.jsonl": "".join(f"{line}\n" for line in matches(outcome)),
@@ -159,10 +159,14 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
         "report.html": page(outcome),
         "summary.json": json.dumps(summary(outcome), ensure_ascii=False, indent=1) + "\n",
     }
-    for file, content in contents.items():
-        # a text may hold half of a surrogate pair, which no UTF-8 can
-        clean = content.encode("utf-8", "backslashreplace")
-        (folder / file).write_bytes(clean)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as half:
+        for file, content in contents.items():
+            # a text may hold half of a surrogate pair, which no UTF-8 can
+            clean = content.encode("utf-8", "backslashreplace")
+            (Path(half) / file).write_bytes(clean)
+        for file in contents:
+            (Path(half) / file).replace(folder / file)
     return [folder / file for file in contents]
 
 
