@@ -398,6 +398,36 @@ def test_cutting_into_pieces_loses_nothing_and_counts_lines(
         assert [(p.scores.kind, p.row) for p in found.places] == [("exact", at + 1)]
 
 
+LINES = st.one_of(
+    st.builds(lambda text: json.dumps({"text": text}), TEXTS),
+    st.builds(lambda text: json.dumps({"id": 3, "text": text, "x": [1.5, None]}), TEXTS),
+    st.sampled_from(
+        [
+            '{"content": "x"}', '{"text": 5, "body": "y"}', '{"text": "a", "text": "b"}', "[1]",
+            "", " ", '{"text": "x"', '{"text": "x"} {"text": "y"}', '{"text": NaN, "b": "c"}', "{}",
+            '{"text": "\\ud800"}', '  {"text": "x"}', '{"text": "x"}\r', '{"text": "\\u0000"}', "{",
+        ]
+    ),
+)  # fmt: skip
+
+
+@settings(deadline=None)  # a busy machine pauses
+@given(st.lists(LINES, max_size=6), st.sampled_from(["", "\n"]))
+def test_lines_read_at_once_hold_what_each_holds_alone(lines: list[str], last: str) -> None:
+    def piece(text: str) -> files.Piece:
+        data = text.encode("utf-8", "surrogatepass")
+        return files.Piece(0, "a.jsonl", "jsonl", 0, len(data), len(data), data)
+
+    together = reading.read(piece("\n".join(lines) + last))
+    alone = [reading.read(piece(f" \n{line}")) for line in lines]  # the blank line forbids haste
+    assert [(d.row, d.text) for d in together.documents] == [
+        (row, d.text) for row, one in enumerate(alone, start=1) for d in one.documents
+    ]
+    assert together.broken == [
+        (row, why) for row, one in enumerate(alone, start=1) for _, why in one.broken
+    ]
+
+
 def test_the_number_of_workers_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

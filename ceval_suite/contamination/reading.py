@@ -139,24 +139,15 @@ def _at_once(found: Read, data: bytes, fields: Sequence[str]) -> bool:
     return True
 
 
-_SCAN = json.JSONDecoder().scan_once
-"""What `json.loads` calls once it has looked at the encoding and at blanks on either side."""
-
-
 def _line(found: Read, row: int, line: str | bytes, fields: Sequence[str]) -> None:
     try:
-        text = line if isinstance(line, str) else line.decode()
-        text = text.strip(" \t\r")
-        value, end = _SCAN(text, 0)
+        value = json.loads(line if isinstance(line, str) else line.decode())
     except UnicodeDecodeError:
         found.broken.append((row, "is not UTF-8"))
-    except (ValueError, StopIteration, RecursionError):
+    except (ValueError, RecursionError):
         found.broken.append((row, "is no JSON"))
     else:
-        if end == len(text):
-            _take(found, row, value, fields)
-        else:
-            found.broken.append((row, "is no JSON"))
+        _take(found, row, value, fields)
 
 
 def _owned_lines(piece: Piece) -> bytes:
