@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,17 @@ from ceval_suite.errors import ConfigError
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+@contextmanager
+def _nothing_if_interrupted() -> Generator[None]:
+    """An interrupt leaves no report at all, so that none is taken for a whole one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("\ninterrupted; nothing was written. To search again, from the beginning:")
+        _say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
+        raise typer.Exit(130) from None
 
 
 def contamination(
@@ -58,7 +71,7 @@ def contamination(
     chosen = Selection(shots=0, split=split, subjects=listed(subjects) or None, data=data)
     prepared = [prepare(name, chosen) for name in names]
     items = [(p.task.name, i) for p in prepared for s in p.subjects for i in p.items[s]]
-    try:
+    with _nothing_if_interrupted():
         with Bytes(_say) as progress:
             outcome = search.search(
                 targets.of_items(items),
@@ -69,10 +82,6 @@ def contamination(
                 step=lambda done, total: progress.update("corpus", done, total),
             )
         written = report.write(outcome, out)
-    except KeyboardInterrupt:
-        _say("\ninterrupted; nothing was written. To search again, from the beginning:")
-        _say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
-        raise typer.Exit(130) from None
     for line in outcome.named:
         _say(f"passed over: {line}")
     if outcome.broken > len(outcome.named):

@@ -42,6 +42,9 @@ COMMON = 0.7
 """Share of its own wording that a near-duplicate must have in pieces: what differs is not just what
 tells the item from others."""
 
+SURE = 0.92
+"""Similarity that needs no shingles: letters before short options (A, B …) leave few of them."""
+
 SHINGLE = {"zh": 3, "en": 8}
 """Letters of the shingles that MinHash is taken over."""
 
@@ -132,7 +135,7 @@ class Verifier:
         if kind is None:
             return None
         jaccard = _sketch(passage, SHINGLE[known.target.language]).jaccard(known.sketch)
-        if kind == "near" and jaccard < JACCARD:
+        if kind == "near" and jaccard < JACCARD and similarity < SURE:
             return None
         high = min(high, len(document))
         share = own / known.total
