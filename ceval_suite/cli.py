@@ -18,6 +18,7 @@ import typer
 
 from ceval_suite.cli_board import board
 from ceval_suite.cli_compare import bits, calibration, compare
+from ceval_suite.cli_contamination import contamination
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
@@ -40,7 +41,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (board, compare, calibration, bits, report):
+for verb in (board, compare, calibration, bits, report, contamination):
     app.command()(verb)
 for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)

@@ -89,13 +89,18 @@ tokenizer.written
 tokenizer.ordered
 tokenizer.corpus tokenizer.encoding tokenizer.prompts
 tokenizer.compare
+contamination.__init__ contamination.normal contamination.files contamination.numbers
+contamination.targets contamination.reading
+contamination.index contamination.marks contamination.answers
+contamination.scan contamination.verify
+contamination.search
 verify
 run
 report.__init__ report.table
 report.changes report.calibration report.board report.bits report.listing report.entry
 report.agreement report.papers
 report.leaderboard report.rescored
-report.compare report.quantisation report.extension report.audit
+report.compare report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot
 site.__init__ site.chunks
 site.collect
@@ -107,7 +112,7 @@ sweep
 quantised demo
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_board cli_report
+cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination
 cli
 launch
 __main__
@@ -125,6 +130,7 @@ MOUTHS = (
     "cli_export",
     "cli_board",
     "cli_report",
+    "cli_contamination",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}

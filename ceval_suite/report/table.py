@@ -74,7 +74,7 @@ def missing(reason: str = "") -> Cell:
     return Cell(text=f"{MISSING} {reason}".strip(), value=None)
 
 
-def _plain(value: str) -> str:
+def plain(value: str) -> str:
     """Text without terminal escapes or other control characters."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", value)
 
@@ -86,7 +86,7 @@ def markdown(table: Table) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def escape(value: str) -> str:
-        flat = " ".join(_plain(value).split())
+        flat = " ".join(plain(value).split())
         return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
     def printed(cell: Cell) -> str:
@@ -117,7 +117,7 @@ def to_csv(table: Table) -> str:
     def safe(value: Any) -> Any:
         if not isinstance(value, str):
             return "" if value is None else value
-        value = _plain(value)
+        value = plain(value)
         return "'" + value if value[:1] in ("=", "+", "-", "@", "\t", "\n") else value
 
     def row(cells: Iterable[tuple[Any, str, str]]) -> list[Any]:
@@ -161,7 +161,7 @@ def latex(table: Table) -> str:
     """A `table` with booktabs rules, title as caption, notes below; all text is escaped."""
 
     def escape(value: str) -> str:
-        return "".join(_TEX.get(sign, sign) for sign in " ".join(_plain(value).split()))
+        return "".join(_TEX.get(sign, sign) for sign in " ".join(plain(value).split()))
 
     def printed(cell: Cell) -> str:
         found = escape(cell.text)
@@ -205,7 +205,7 @@ def to_html(table: Table) -> str:
     """A page of its own with one table: nothing is loaded from elsewhere, all text is escaped."""
 
     def escape(value: str) -> str:
-        return html.escape(" ".join(_plain(value).split()))
+        return html.escape(" ".join(plain(value).split()))
 
     def printed(i: int, cell: Cell) -> str:
         found = escape(cell.text)
@@ -281,10 +281,10 @@ def show(table: Table) -> None:
     rich = Rich(title=None, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         right = i in table.numeric
-        rich.add_column(Text(_plain(column)), justify="right" if right else "left")
+        rich.add_column(Text(plain(column)), justify="right" if right else "left")
     for cells in table.rows:
-        rich.add_row(*(Text(_plain(c.text), _style(c)) for c in cells))
-    console.print(Text(_plain(table.title), style="bold"))
+        rich.add_row(*(Text(plain(c.text), _style(c)) for c in cells))
+    console.print(Text(plain(table.title), style="bold"))
     console.print(rich)
     for note in table.notes:
-        console.print(Text(f"  {_plain(note)}", style="dim"))
+        console.print(Text(f"  {plain(note)}", style="dim"))
