@@ -70,7 +70,7 @@ backends.hf backends.proof
 backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-asking fitting bits
+asking fitting bits backends.harness
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
