@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ceval_suite import comparison, methods
+from ceval_suite import comparison, methods, stats
 from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError
 from ceval_suite.methods import Agreement, Answer
@@ -81,8 +81,9 @@ def across(folders: Sequence[Path]) -> Across:
 
 def _pair(columns: Sequence[Column], first: int, second: int) -> Pair:
     one, two = columns[first].answers, columns[second].answers
-    right = {key: float(answer.right or two[key].right) for key, answer in one.items()}
-    return Pair(first, second, methods.agreement(one, two), methods.share(right))
+    right = [float(answer.right or two[key].right) for key, answer in one.items()]
+    either = stats.share(right, [answer.cluster for answer in one.values()])
+    return Pair(first, second, methods.agreement(one, two), either)
 
 
 def _runs(folder: Path) -> list[Side]:
@@ -129,7 +130,7 @@ def _methods(sides: Sequence[Side]) -> Iterable[tuple[str, dict[str, Answer]]]:
             yield (
                 label,
                 {
-                    r.id: Answer(tuple(r.prediction), bool(r.correct))
+                    r.id: Answer(tuple(r.prediction), bool(r.correct), methods.cluster(r))
                     for r in side.records.values()
                     if r.correct is not None
                 },
@@ -160,7 +161,10 @@ def _column(name: str, answers: Mapping[str, Answer], common: Sequence[str]) -> 
     chosen = {key: answers[key] for key in common}
     return Column(
         name=name,
-        accuracy=methods.share({key: float(answer.right) for key, answer in chosen.items()}),
+        accuracy=stats.share(
+            [float(answer.right) for answer in chosen.values()],
+            [answer.cluster for answer in chosen.values()],
+        ),
         unanswered=sum(not answer.prediction for answer in chosen.values()),
         left_out=len(answers) - len(chosen),
         answers=chosen,

@@ -179,6 +179,8 @@ class _Found:
             cut=self.cut,
             predictions=self.predictions,
             opinions=self.opinions,
+            # sub-questions of one item say so by their ids
+            cluster="" if item.cluster == id.partition("#")[0] else item.cluster,
         )
 
 

@@ -94,7 +94,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _validate(model: type[M], content: Any, where: str) -> M:
+def validate(model: type[M], content: Any, where: str) -> M:
+    """Content of a file as a model.
+
+    Raises:
+        ConfigError: all that is wrong with it, one sentence a line.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -117,7 +122,7 @@ def _validate_all(model: type[M], path: Path) -> dict[str, M]:
     problems: list[str] = []
     for key, content in read_yaml(path).items():
         try:
-            out[key] = _validate(model, content, f"{path}: {key}")
+            out[key] = validate(model, content, f"{path}: {key}")
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -145,7 +150,7 @@ def load_task(name: str) -> Task:
     files = yaml_files("tasks")
     if name not in files:
         raise ConfigError(unknown("task", name, files))
-    task = _validate(Task, read_yaml(files[name]), str(files[name]))
+    task = validate(Task, read_yaml(files[name]), str(files[name]))
     if task.name != name:
         raise ConfigError(f"{files[name]}: name: is '{task.name}', the file says '{name}'.")
     return task
@@ -242,7 +247,7 @@ def override(spec: ModelSpec, options: Mapping[str, Any]) -> ModelSpec:
     """
     # not model_dump, which leaves out what must not be shown
     content = {key: getattr(spec, key) for key in spec.model_fields_set} | dict(options)
-    return _validate(ModelSpec, content, "command line")
+    return validate(ModelSpec, content, "command line")
 
 
 def published_tokenizers() -> dict[str, PublishedTokenizers]:

@@ -111,9 +111,9 @@ def show(name: str, as_json: Json = False) -> None:
 @app.command()
 def check() -> None:
     """Read all YAML and print every error at once."""
-    from ceval_suite import catalog
+    from ceval_suite import catalog, exclusions
 
-    problems = catalog.check()
+    problems = [*catalog.check(), *exclusions.check()]
     for problem in problems:
         typer.echo(problem)
     if problems:

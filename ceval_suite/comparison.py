@@ -62,8 +62,8 @@ class Versus:
     `averages` maps the name of an average, the official one first, to both sides' values and
     their difference (second less first). Items that only one side has count in `alone`;
     `shots_differ` counts items that show different numbers of shots. `same_tokenizer` is None
-    where a run does not say which it used. Where items have several sub-questions (`clustered`),
-    `p` and the intervals are of items, and no longer McNemar's and Tango's.
+    where a run does not say which it used. Where items have several sub-questions or share
+    passages (`clustered`), `p` and the intervals are of clusters, not McNemar's and Tango's.
     """
 
     first: Side
@@ -235,19 +235,19 @@ def _right(record: Record) -> float:
 
 
 def _plain(judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]) -> bool:
-    """Whether every record is an item of its own, worth all or nothing."""
+    """Whether every record stands alone and is worth all or nothing."""
     return _alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair)
 
 
 def _alone(judged: Sequence[tuple[Record, Record]]) -> bool:
-    return len({methods.item(a.id) for a, _ in judged}) == len(judged)
+    return len({methods.cluster(a) for a, _ in judged}) == len(judged)
 
 
 def _clustered(
     judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]
 ) -> Estimate:
     return stats.mean_difference(
-        [value(b) - value(a) for a, b in judged], [methods.item(a.id) for a, _ in judged]
+        [value(b) - value(a) for a, b in judged], [methods.cluster(a) for a, _ in judged]
     )
 
 

@@ -6,7 +6,7 @@ Everything comes from records; nothing here is a benchmark's own number.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -20,10 +20,14 @@ EITHER = "either"
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method answered to one item, letters in order; empty: no answer."""
+    """What one method answered to one item, letters in order; empty: no answer.
+
+    `cluster` is equal for answers that are not independent.
+    """
 
     prediction: tuple[str, ...]
     right: bool
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,18 @@ def item(record_id: str) -> str:
     return record_id.partition("#")[0]
 
 
-def share(values: Mapping[str, float]) -> Estimate:
-    """The mean over record ids, with an interval that keeps an item's sub-questions together."""
-    return stats.share(list(values.values()), [item(key) for key in values])
+def cluster(record: Record) -> str:
+    """A name that is equal for records which are not independent.
+
+    Those are the sub-questions of an item, and items that share a passage.
+    """
+    return record.cluster or item(record.id)
+
+
+def share(records: Iterable[Record], value: Callable[[Record], float]) -> Estimate:
+    """The mean of a value in [0, 1] over records, with an interval that knows their clusters."""
+    found = list(records)
+    return stats.share([value(r) for r in found], [cluster(r) for r in found])
 
 
 def agreement(first: Mapping[str, Answer], second: Mapping[str, Answer]) -> Agreement:
@@ -94,7 +107,7 @@ def of_records(records: Sequence[Record]) -> dict[str, dict[str, Answer]]:
         for method, prediction in record.predictions.items():
             if method != EITHER:
                 right = bool(prediction) and set(prediction) == set(record.answer)
-                found[method][record.id] = Answer(tuple(prediction), right)
+                found[method][record.id] = Answer(tuple(prediction), right, cluster(record))
     return dict(found)
 
 
@@ -109,8 +122,12 @@ def block(records: Sequence[Record]) -> dict[str, Any]:
         rights[EITHER] = {
             r.id: max(of.get(r.id, 0.0) for of in rights.values()) for r in records if r.id in every
         }
+    by_id = {record.id: record for record in records}
     return {
-        "accuracy": {method: asdict(share(values)) for method, values in rights.items()},
+        "accuracy": {
+            method: asdict(share([by_id[key] for key in of], lambda r, of=of: of[r.id]))
+            for method, of in rights.items()
+        },
         "unanswered": {m: sum(not a.prediction for a in found[m].values()) for m in found},
         "agreement": [
             {"methods": [one, two], **asdict(agreement(found[one], found[two]))}
@@ -154,13 +171,12 @@ def opinions(records: Sequence[Record]) -> dict[str, Any]:
         subjects = {r.subject for r in records if name in r.opinions}
         judged = [r for r in records if r.subject in subjects and r.correct is not None]
         if judged:
-            official = {r.id: float(bool(r.correct)) for r in judged}
-            other = {r.id: float(r.opinions.get(name, bool(r.correct))) for r in judged}
-            differ = {key: float(official[key] != other[key]) for key in other}
+            other = {r.id: r.opinions.get(name, bool(r.correct)) for r in judged}
+            differ = {r.id: bool(r.correct) != other[r.id] for r in judged}
             found[name] = {
-                "official": asdict(share(official)),
-                "opinion": asdict(share(other)),
-                "differ": asdict(share(differ)),
+                "official": asdict(share(judged, lambda r: float(bool(r.correct)))),
+                "opinion": asdict(share(judged, lambda r, of=other: float(of[r.id]))),
+                "differ": asdict(share(judged, lambda r, of=differ: float(of[r.id]))),
                 "silent": sum(name not in r.opinions for r in judged),
                 "items": [key for key, value in differ.items() if value],
             }

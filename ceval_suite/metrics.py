@@ -20,7 +20,7 @@ class Part:
     """One subject: its accuracy over records, and the share of its points that were earned.
 
     They are equal where nothing but the exact answer earns points. `plain` says that every record
-    is an item of its own.
+    is independent of the others: an item of its own, with no passage that others share.
     """
 
     accuracy: Estimate
@@ -39,9 +39,9 @@ def parts_of(records: Iterable[Record]) -> dict[str, Part]:
 
 def _part(records: Sequence[Record]) -> Part:
     return Part(
-        methods.share({r.id: float(bool(r.correct)) for r in records}),
-        methods.share({r.id: score(r) for r in records}),
-        len({methods.item(r.id) for r in records}) == len(records),
+        methods.share(records, lambda r: float(bool(r.correct))),
+        methods.share(records, score),
+        len({methods.cluster(r) for r in records}) == len(records),
     )
 
 

@@ -155,7 +155,7 @@ def _file(name: str, items: Mapping[str, Item], records: Mapping[str, Record]) -
         lack = len(items) - len(scores)
         return replace(sheet, reason=f"{lack} of {len(items)} questions not scored")
     earned = math.fsum(scores[id] * items[id].points for id in items)
-    rate = methods.share(scores)
+    rate = methods.share((judged[id] for id in items), metrics.score)
     return replace(sheet, earned=earned, rate=replace(rate, value=earned / possible))
 
 

@@ -121,6 +121,7 @@ class Record:
     None where nothing was scored by probability. `text` is what the model wrote, `cut` that it was
     still writing when its tokens ran out. `predictions` has the prediction by each method where
     several answered, and `opinions` what other judges than the official one think of the answer.
+    `cluster` is equal for records of items that share a passage; empty where an item stands alone.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Record:
     cut: bool = False
     predictions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     opinions: dict[str, bool] = field(default_factory=dict[str, bool])
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -348,3 +349,21 @@ def test_options_of_the_same_text_are_asked_once_and_tie() -> None:
     assert found.prediction == ["A"]
     assert found.tie is True
     assert found.logprobs == {"A": -2.0, "B": -4.0, "C": -2.0, "D": -9.0}
+
+
+def test_a_record_says_which_passage_it_shares_and_nothing_where_its_item_stands_alone() -> None:
+    def of(id: str, cluster: str) -> str:
+        item = Item(id=id, subject="law", question="?", labels=("A", "B"), answer=("A",))
+        prompt = Prompt(
+            item=replace(item, cluster=cluster),
+            text="Q?",
+            lead="",
+            continuations=("A", "B"),
+            shots=0,
+        )
+        return record(prompt, Reply(id=id, logprobs=(-1.0, -2.0), logits=(2.0, 1.0))).cluster
+
+    assert of("x/test/law/0", "") == ""
+    assert of("x/test/law/0", "5f3a") == "5f3a"
+    assert of("x/test/law/0#1", "x/test/law/0") == ""
+    assert of("x/test/law/0#1", "5f3a") == "5f3a"

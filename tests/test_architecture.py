@@ -29,7 +29,7 @@ extract equivalence
 protocol answer records
 stats
 methods
-metrics
+metrics exclusions
 comparison
 prepare
 texts finished agreement

@@ -20,7 +20,7 @@ from tests.finished_runs import record
 
 def answers(predictions: Sequence[str], gold: str) -> dict[str, Answer]:
     return {
-        str(i): Answer(tuple(p), p == g)
+        str(i): Answer(tuple(p), p == g, str(i))
         for i, (p, g) in enumerate(zip(predictions, gold, strict=True))
     }
 
@@ -47,7 +47,7 @@ def test_agreement_by_hand() -> None:
 
 def test_only_common_items_count() -> None:
     one = answers(["A", "B", "C"], "ABC")
-    two = {"1": Answer(("B",), True), "9": Answer(("A",), True)}
+    two = {"1": Answer(("B",), True, "1"), "9": Answer(("A",), True, "9")}
     assert methods.agreement(one, two).n == 1
 
 

@@ -406,6 +406,18 @@ def test_partial_credit_earns_points_and_no_accuracy() -> None:
     assert found["metrics"]["points"]["stderr"] == pytest.approx(error)
 
 
+def test_items_that_share_a_passage_have_an_interval_over_passages() -> None:
+    task = exam("micro", {"law": 1})
+    alone = records_of({"law": [True] * 6 + [False] * 6})
+    shared = [replace(r, cluster=f"passage {i // 3}") for i, r in enumerate(alone)]
+    one, two = (summary(task, rs, {"law": 12})["metrics"]["acc/micro"] for rs in (alone, shared))
+    assert one == asdict(stats.wilson(6, 12))
+    clusters = [f"passage {i // 3}" for i in range(12)]
+    assert two == asdict(stats.share([1.0] * 6 + [0.0] * 6, clusters))
+    assert two["value"] == one["value"]
+    assert two["high"] - two["low"] > 1.3 * (one["high"] - one["low"])
+
+
 def test_points_are_told_by_subject_only_where_the_benchmark_counts_points() -> None:
     assert "points" not in summary(exam("micro", {"law": 1}), records_of({"law": [True]}), {})
 

@@ -86,8 +86,8 @@ def _accuracy_notes(found: Sequence[Versus], alone: Sequence[Side]) -> Iterable[
     for versus in found:
         if versus.clustered:
             yield (
-                f"{_label(versus.first)}: several sub-questions an item, so intervals and p are "
-                "cluster-robust (Student's and normal, over items)"
+                f"{_label(versus.first)}: several answers an item or passage, so intervals and p "
+                "are cluster-robust (Student's and normal, over clusters)"
             )
         sides = zip((versus.first, versus.second), versus.alone, strict=True)
         for side, count in sides:

@@ -72,11 +72,11 @@ def effect(base: Sequence[Record], other: Sequence[Record]) -> Effect:
     return Effect(
         n=len(pairs),
         accuracy=(
-            methods.share({two.id: float(bool(two.correct)) for _, two in labelled})
+            methods.share((two for _, two in labelled), lambda r: float(bool(r.correct)))
             if labelled
             else None
         ),
-        flips=methods.share({a.id: float(a.prediction != b.prediction) for a, b in pairs}),
+        flips=methods.share(other, lambda r: float(r.prediction != by_id[r.id].prediction)),
         lost=sum(bool(a.correct) and not b.correct for a, b in labelled),
         won=sum(bool(b.correct) and not a.correct for a, b in labelled),
         divergence=_mean(found) if found else None,
