@@ -20,7 +20,7 @@ from ceval_suite.cli_compare import bits, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, score
-from ceval_suite.cli_harness import PASSED_ON, lm_eval
+from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
@@ -43,6 +43,7 @@ app.command()(compare)
 app.command()(bits)
 for verb in (export, score, papers, agreement):
     app.command()(verb)
+app.command("import")(import_)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import __version__, finished, harness_names, rebuilding
+from ceval_suite import __version__, finished, harness_groups, harness_names, rebuilding
 from ceval_suite.catalog import load_task
 from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError, UserError
+from ceval_suite.harness_groups import Part
 from ceval_suite.prompt import Prompt
 from ceval_suite.records import read_json
 from ceval_suite.schema import Record
@@ -28,30 +27,6 @@ from ceval_suite.specs import Task
 
 SURE = math.log(0.5)
 """Log-probability above which a token is the likeliest whatever the others are."""
-
-
-@dataclass
-class _Subject:
-    """The labelled records of one subject, in the order of their rows."""
-
-    name: str
-    task: str
-    metric: str
-    records: list[Record] = field(default_factory=list[Record])
-
-    @property
-    def values(self) -> list[float]:
-        return [float(bool(record.correct)) for record in self.records]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def stderr(self) -> float | None:
-        """The sample standard deviation over √n, as there; of a single item there is none."""
-        n = len(self.records)
-        return statistics.stdev(self.values) / math.sqrt(n) if n > 1 else None
 
 
 def write(run: Path, out: Path, data: Path | None = None) -> str:
@@ -94,7 +69,7 @@ def write(run: Path, out: Path, data: Path | None = None) -> str:
     return _sentence(side, task, subjects, why)
 
 
-def _sentence(side: Side, task: Task, subjects: Sequence[_Subject], why: str) -> str:
+def _sentence(side: Side, task: Task, subjects: Sequence[Part], why: str) -> str:
     n = sum(len(one.records) for one in subjects)
     said = [f"{n:,} items of {len(subjects)} subjects"]
     if why:
@@ -111,14 +86,14 @@ def _sentence(side: Side, task: Task, subjects: Sequence[_Subject], why: str) ->
     return "; ".join(said)
 
 
-def _subjects(side: Side, task: Task, group: str) -> list[_Subject]:
-    found: dict[str, _Subject] = {}
+def _subjects(side: Side, task: Task, group: str) -> list[Part]:
+    found: dict[str, Part] = {}
     for record in side.records.values():
         if record.correct is None:
             continue
         if record.subject not in found:
             name = harness_names.task_name(group, record.subject)
-            found[record.subject] = _Subject(record.subject, name, "acc")
+            found[record.subject] = Part(record.subject, name, "acc")
         one = found[record.subject]
         one.records.append(record)
         if not scored(record):
@@ -158,7 +133,7 @@ def _prompts(side: Side, data: Path | None) -> tuple[dict[str, Prompt], str]:
     return found, ""
 
 
-def _samples(one: _Subject, prompts: Mapping[str, Prompt]) -> Iterator[dict[str, Any]]:
+def _samples(one: Part, prompts: Mapping[str, Prompt]) -> Iterator[dict[str, Any]]:
     whole = all("#" not in record.id for record in one.records)
     for number, record in enumerate(one.records):
         prompt = prompts[record.id]
@@ -230,7 +205,7 @@ def _results(
     side: Side,
     task: Task,
     group: str,
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Part],
     summary: Mapping[str, Any],
 ) -> dict[str, Any]:
     shots = int(side.about.get("shots") or 0)
@@ -244,14 +219,13 @@ def _results(
         "split": side.about.get("split"),
         "data_sha256": (side.about.get("data") or {}).get("sha256"),
     }
-    groups = _groups(task, group, subjects)
-    rows = {one.task: _row(one) for one in subjects}
-    totals = {name: row for name, (_, row) in groups.items()}
-    limited = task.subjects
+    found = harness_groups.groups(task, group, subjects)
+    rows = {one.task: harness_groups.row(one) for one in subjects}
+    totals = {name: row for name, (_, row) in found.items()}
     return {
         "results": {**totals, **rows},
         "groups": totals,
-        "group_subtasks": {name: members for name, (members, _) in groups.items()},
+        "group_subtasks": {name: members for name, (members, _) in found.items()},
         "configs": {
             one.task: {
                 "task": one.task,
@@ -276,70 +250,13 @@ def _results(
         },
         "n-samples": {
             one.task: {
-                "original": limited[one.name].counts.get(
+                "original": task.subjects[one.name].counts.get(
                     str(side.about.get("split")), len(one.records)
                 ),
                 "effective": len(one.records),
             }
             for one in subjects
         },
-    }
-
-
-def _row(one: _Subject) -> dict[str, Any]:
-    stderr = one.stderr
-    return {
-        "alias": one.name,
-        "name": one.task,
-        "sample_len": len(one.records),
-        f"{one.metric},none": one.mean,
-        f"{one.metric}_stderr,none": "N/A" if stderr is None else stderr,
-    }
-
-
-def _groups(
-    task: Task, group: str, subjects: Sequence[_Subject]
-) -> dict[str, tuple[list[str], dict[str, Any]]]:
-    """The group of all subjects, then of each category: its tasks, and its row.
-
-    lm-eval's own groups are averages over items; ours are the benchmark's official average.
-    """
-    macro = task.average == "macro" and group.startswith(harness_names.PREFIX)
-    found = {group: (task.title, list(subjects))}
-    for category, members in task.categories.items():
-        some = [one for one in subjects if one.name in members]
-        if some and len(task.categories) > 1:
-            found[harness_names.category_name(group, category)] = (category, some)
-    return {
-        name: ([one.task for one in some], _total(name, alias, some, macro=macro))
-        for name, (alias, some) in found.items()
-    }
-
-
-def _total(name: str, alias: str, some: Sequence[_Subject], *, macro: bool) -> dict[str, Any]:
-    metric = "acc" if all(one.metric == "acc" for one in some) else "exact_match"
-    sizes = [len(one.records) for one in some]
-    errors = [one.stderr for one in some]
-    n, k = sum(sizes), len(some)
-    if macro:
-        value = math.fsum(one.mean for one in some) / k
-    else:
-        value = math.fsum(value for one in some for value in one.values) / n
-    stderr: float | str = "N/A"
-    known = [error for error in errors if error is not None]
-    if len(known) == k and macro:
-        stderr = math.sqrt(math.fsum(error**2 for error in known)) / k
-    elif len(known) == k and n > k:
-        # pooled_sample_stderr of lm_eval.api.metrics
-        within = math.fsum((m - 1) * e**2 * m for m, e in zip(sizes, known, strict=True))
-        stderr = math.sqrt(within / (n - k)) / math.sqrt(n)
-    return {
-        "alias": alias,
-        "name": name,
-        "sample_len": n,
-        f"{metric},none": value,
-        f"{metric}_stderr,none": stderr,
-        "sample_count": {f"{metric},none": n},
     }
 
 

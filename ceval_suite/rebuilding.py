@@ -50,9 +50,7 @@ def _before(side: Side, item: Item) -> list[str]:
     return ["".join(r.prediction) if r is not None else "" for r in records]
 
 
-def _proved(
-    renderer: Renderer, item: Item, record: Record, before: Sequence[str]
-) -> Prompt | None:
+def _proved(renderer: Renderer, item: Item, record: Record, before: Sequence[str]) -> Prompt | None:
     for one in _candidates(renderer, item, record.shots):
         prompt = one[0].render(item, one[1], before if item.part else None)
         texts = (prompt.text + prompt.lead, prompt.text)

@@ -33,7 +33,11 @@ metrics exclusions
 comparison
 prepare
 texts finished agreement
-papers exports
+papers frames
+harness_names rebuilding
+harness_groups harness_files
+harness_results harness_values harness_folder
+harness_import exports
 relabel
 backends.base backends.batching backends.products
 backends.ranks
@@ -90,9 +94,10 @@ report.tokenizers report.tokenizer_plot
 preview progress
 sweep
 quantised demo
+api
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export
+cli_tokenizer cli_compare cli_export cli_harness
 cli
 launch
 __main__
@@ -101,7 +106,16 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 
 LONGEST_MODULE = 360
 LONGEST_FUNCTION = 60
-MOUTHS = ("cli", "cli_data", "cli_model", "cli_tokenizer", "cli_compare", "cli_export", "launch")
+MOUTHS = (
+    "cli",
+    "cli_data",
+    "cli_model",
+    "cli_tokenizer",
+    "cli_compare",
+    "cli_export",
+    "cli_harness",
+    "launch",
+)
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
 
 

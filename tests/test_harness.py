@@ -49,7 +49,9 @@ def instances(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
 
 def test_loglikelihoods_are_those_of_hf(pair: tuple[Any, Any]) -> None:
     long = "一二三四五六七八九十 one two three " * 40  # cut on the left by both
-    asked = [(text, more) for text in (*TEXTS, long, "") for more in (" A", " B", " 巴黎", "\n\nC D")]
+    asked = [
+        (text, more) for text in (*TEXTS, long, "") for more in (" A", " B", " 巴黎", "\n\nC D")
+    ]
     theirs, ours = (lm.loglikelihood(instances("loglikelihood", asked)) for lm in pair)
     for (a, first), (b, second) in zip(theirs, ours, strict=True):
         assert a == pytest.approx(b, abs=TOLERANCE)
@@ -81,13 +83,17 @@ def test_texts_are_those_of_hf(pair: tuple[Any, Any]) -> None:
     assert any(ours)
 
 
-def test_a_merged_border_is_scored_where_hf_stops(pair: tuple[Any, Any], tiny_tokenizer: Any) -> None:
+def test_a_merged_border_is_scored_where_hf_stops(
+    pair: tuple[Any, Any], tiny_tokenizer: Any
+) -> None:
     merged = next(
         token
         for token in sorted(tiny_tokenizer.get_vocab())
         if token.isascii() and token.isalpha() and len(token) > 3
     )
-    asked = instances("loglikelihood", [("x " + merged[:-1], merged[-1]), ("x " + merged[:-1], "!")])
+    asked = instances(
+        "loglikelihood", [("x " + merged[:-1], merged[-1]), ("x " + merged[:-1], "!")]
+    )
     theirs, ours = pair
     whole = tiny_tokenizer("x " + merged).input_ids
     head = tiny_tokenizer("x " + merged[:-1]).input_ids
@@ -121,7 +127,9 @@ def test_unknown_arguments_are_named(tiny_model: Path) -> None:
 
 
 def test_the_command_passes_on_to_lm_eval(tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"q": "One and one?", "gold": 1}\n{"q": "Two?", "gold": 0}\n')
+    (tmp_path / "rows.jsonl").write_text(
+        '{"q": "One and one?", "gold": 1}\n{"q": "Two?", "gold": 0}\n'
+    )
     (tmp_path / "tiny.yaml").write_text(
         "task: tiny_exam\ndataset_path: json\n"
         f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
@@ -132,7 +140,13 @@ def test_the_command_passes_on_to_lm_eval(tiny_model: Path, tmp_path: Path) -> N
     found = subprocess.run(
         [sys.executable, "-m", "ceval_suite", "lm-eval", "--model", "ceval_suite"]
         + ["--model_args", f"pretrained={tiny_model},dtype=float32", "--tasks", "tiny_exam"]
-        + ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples"],
+        + [
+            "--include_path",
+            str(tmp_path),
+            "--output_path",
+            str(tmp_path / "out"),
+            "--log_samples",
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
