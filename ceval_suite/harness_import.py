@@ -9,25 +9,20 @@ Without samples there is a summary and nothing to pair.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from ceval_suite import __version__, harness_files, harness_values, metrics, secrecy
+from ceval_suite import __version__, harness_asked, harness_files, harness_values, metrics, secrecy
 from ceval_suite.catalog import load_task
-from ceval_suite.errors import RunError, UserError
+from ceval_suite.errors import RunError
+from ceval_suite.harness_asked import Asked
 from ceval_suite.harness_files import Block, Row, number
-from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, folder_name, safe_name, write_json
-from ceval_suite.schema import Item, Record
+from ceval_suite.schema import Record
 from ceval_suite.specs import Task
-
-IMPORTED = "lm-eval (imported)"
-"""The protocol of results whose prompts are not proved to be ours."""
 
 CLOSE = 1e-6
 """How far a mean of samples may lie from the one in the results."""
@@ -39,17 +34,6 @@ class Imported:
 
     folders: list[Path] = field(default_factory=list[Path])
     notes: list[str] = field(default_factory=list[str])
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What was asked: under which protocol, and the item of each (subject, doc_id)."""
-
-    protocol: str
-    fingerprint: str
-    items: Mapping[tuple[str, int], Item]
-    note: str
-    prepared: Prepared | None = None
 
 
 def imported(
@@ -104,7 +88,7 @@ def _block(block: Block, out: Path, data: Path | None, model: str, found: Import
         return
     shots = block.shots()
     if block.tasks and set(block.samples) == set(block.tasks):
-        asked = _asked(block, task, shots, data)
+        asked = harness_asked.asked_of(block, task, shots, data)
         records = [
             _record(block, task, subject, row, asked, shots)
             for subject in (s for s in task.subjects if s in block.samples)
@@ -114,7 +98,7 @@ def _block(block: Block, out: Path, data: Path | None, model: str, found: Import
         expected = {s: len(rows) for s, rows in block.samples.items()}
         content = metrics.summarize(task, records, expected)
     else:
-        asked, records = _unseen(block, shots), []
+        asked, records = harness_asked.unseen(block, shots), []
         content = harness_values.values(block, task)
     about = _about(block, task, asked, shots)
     name = folder_name(task.name, block.meant.split, shots, asked.fingerprint)
@@ -142,136 +126,25 @@ def _scored(rows: Sequence[Row]) -> bool:
     )
 
 
-# what was asked
-
-
-def _asked(block: Block, task: Task, shots: int, data: Path | None) -> _Asked:
-    said: list[Any] = sorted(
-        [block.names[s], row["doc_id"], *_texts(block, s, row)]
-        for s, rows in block.samples.items()
-        for row in rows
-    )
-    text = json.dumps(["lm-eval", *said], ensure_ascii=False, separators=(",", ":"))
-    own = hashlib.sha256(text.encode()).hexdigest()
-    try:
-        prepared = _prepared(block, task, shots, data)
-        items, why = _proved(block, prepared)
-    except UserError as error:
-        return _Asked(IMPORTED, own, {}, f"prompts are not proved to be ours: {error}")
-    if why:
-        return _Asked(IMPORTED, own, items, f"prompts are not ours: {why}")
-    note = "every prompt and option is proved equal to ours"
-    cut = _perhaps_cut(block)
-    if cut:
-        note += f"; {cut:,} may be longer than the model's context, where lm-eval cuts on the left"
-    return _Asked(block.meant.protocol, prepared.fingerprint, items, note, prepared)
-
-
-def _prepared(block: Block, task: Task, shots: int, data: Path | None) -> Prepared:
-    limit = block.limit
-    whole = number(limit)
-    return prepare(
-        task.name,
-        Selection(
-            protocol=block.meant.protocol,
-            shots=shots,
-            split=block.meant.split,
-            subjects=[s for s in task.subjects if s in block.samples],
-            limit=int(whole) if whole and whole == int(whole) else None,
-            data=data,
-        ),
-    )
-
-
-def _proved(block: Block, prepared: Prepared) -> tuple[dict[tuple[str, int], Item], str]:
-    """The item of each sample whose prompt, options and gold answer are ours; and why not all."""
-    items: dict[tuple[str, int], Item] = {}
-    why = ""
-    wanted = {item.id for item in prepared.scored() if item.answer}
-    for subject, rows in block.samples.items():
-        renderer = prepared.renderer(subject)
-        ours: dict[str, list[Prompt]] = {}
-        for item in prepared.items[subject]:
-            prompt = renderer.render(item)
-            ours.setdefault(prompt.sha256, []).append(prompt)
-        for row in rows:
-            found = _same(block, subject, row, ours)
-            if found is None:
-                why = why or f"{block.names[subject]} {row['doc_id']} asks something else"
-                continue
-            items[subject, row["doc_id"]] = found
-            wanted.discard(found.id)
-    if wanted and not why:
-        why = f"{len(wanted):,} of our items were not asked there ({min(wanted)} …)"
-    return items, why
-
-
-def _same(block: Block, subject: str, row: Row, ours: Mapping[str, list[Prompt]]) -> Item | None:
-    sha256, options = _texts(block, subject, row)
-    some = [p for p in ours.get(sha256, ()) if options == list(p.continuations)]
-    # of equal questions, the one that stands in the same row
-    some.sort(key=lambda p: p.item.id.rpartition("/")[2] != str(row["doc_id"]))
-    labels = some[0].item.labels if some else ()
-    gold = [g for g in _gold(block, subject, row) if g < len(labels)]
-    right = bool(some) and sorted(labels[g] for g in gold) == sorted(some[0].item.answer)
-    return some[0].item if right else None
-
-
-def _texts(block: Block, subject: str, row: Row) -> tuple[str, list[str]]:
-    """The hash of a sample's prompt, and its continuations."""
-    try:
-        pairs = [row["arguments"][f"gen_args_{k}"] for k in range(len(row["filtered_resps"]))]
-        context = str(pairs[0]["arg_0"])
-        options = [str(pair["arg_1"]) for pair in pairs]
-        if any(str(pair["arg_0"]) != context for pair in pairs):
-            raise ValueError("options after different prompts")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise _broken(block, subject, row, f"arguments ({error!r})") from error
-    return hashlib.sha256(context.encode()).hexdigest(), options
-
-
-def _perhaps_cut(block: Block) -> int:
-    """Prompts that may have more tokens than the model reads: no token is less than a byte."""
-    length = number(block.content.get("max_length"))
-    rows = (row for some in block.samples.values() for row in some)
-    contexts = (row["arguments"]["gen_args_0"]["arg_0"] for row in rows)
-    return sum(len(c.encode()) + 1 > length for c in contexts) if length else 0
-
-
-def _unseen(block: Block, shots: int) -> _Asked:
-    keep = ("versions", "n-shot", "n-samples", "task_hashes")
-    told = {
-        key: {n: (block.content.get(key) or {}).get(n) for n in sorted(block.names.values())}
-        for key in keep
-    }
-    said = ("chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")
-    asked = [asdict(block.meant), told, [block.content.get(k) for k in said], block.limit, shots]
-    text = json.dumps(["lm-eval results", asked], sort_keys=True, default=str)
-    return _Asked(
-        IMPORTED,
-        hashlib.sha256(text.encode()).hexdigest(),
-        {},
-        "results without samples: values and intervals only, nothing to test in pairs",
-    )
-
-
 # what was answered
 
 
-def _record(block: Block, task: Task, subject: str, row: Row, asked: _Asked, shots: int) -> Record:
+def _record(block: Block, task: Task, subject: str, row: Row, asked: Asked, shots: int) -> Record:
     values = [number(one[0]) for one in row["filtered_resps"]]
     known = [value for value in values if value is not None]
     item = asked.items.get((subject, row["doc_id"]))
     labels = item.labels if item else tuple(task.subjects[subject].labels)
     if len(known) != len(values) or len(values) > len(labels):
-        raise _broken(block, subject, row, "filtered_resps")
-    gold = [labels[g] for g in _gold(block, subject, row) if g < len(labels)]
+        raise harness_asked.broken(block, subject, row, "filtered_resps")
+    gold = [labels[g] for g in harness_asked.gold(block, subject, row) if g < len(labels)]
     best = max(known)
     prediction = labels[known.index(best)]
     correct = prediction in gold
     told = number(row.get("acc"))
     if told is not None and told != float(correct):
-        raise _broken(block, subject, row, f"acc is {told:g}, its log-probabilities say otherwise")
+        raise harness_asked.broken(
+            block, subject, row, f"acc is {told:g}, its log-probabilities say otherwise"
+        )
     mass = math.fsum(map(math.exp, known))
     return Record(
         id=item.id if item else f"{task.name}/{block.meant.split}/{subject}/{row['doc_id']}",
@@ -287,27 +160,8 @@ def _record(block: Block, task: Task, subject: str, row: Row, asked: _Asked, sho
         text=None,
         shots=shots,
         prompt_tokens=0,  # not said there
-        prompt_sha256=_texts(block, subject, row)[0],
+        prompt_sha256=harness_asked.texts(block, subject, row)[0],
         cluster=item.cluster if item else "",
-    )
-
-
-def _gold(block: Block, subject: str, row: Row) -> list[int]:
-    """Places of the gold options: "2", "[1, 3]" or a letter."""
-    text = str(row.get("target", "")).strip()
-    letters = text.replace("(", "").replace(")", "")
-    if letters and all(c in "ABCDEFGH" for c in letters):
-        return ["ABCDEFGH".index(c) for c in letters]
-    parts = [part.strip() for part in text.strip("[]").split(",")]
-    if not text or not all(part.isdecimal() for part in parts):
-        raise _broken(block, subject, row, f"target {text!r}")
-    return [int(part) for part in parts]
-
-
-def _broken(block: Block, subject: str, row: Row, what: str) -> RunError:
-    return RunError(
-        f"{block.path.parent}: sample {row['doc_id']} of {block.names[subject]}: {what}; this is "
-        "not what lm-eval writes: export it again."
     )
 
 
@@ -328,7 +182,7 @@ def _agree(block: Block, records: Sequence[Record]) -> None:
 # run.json and summary.json
 
 
-def _about(block: Block, task: Task, asked: _Asked, shots: int) -> dict[str, Any]:
+def _about(block: Block, task: Task, asked: Asked, shots: int) -> dict[str, Any]:
     subjects = [s for s in task.subjects if s in block.tasks]
     base: dict[str, Any] = {
         "task": task.name,
@@ -361,7 +215,7 @@ def _about(block: Block, task: Task, asked: _Asked, shots: int) -> dict[str, Any
     return {**base, "imported": origin, "ceval_suite": __version__}
 
 
-def _summary(block: Block, task: Task, model: str, asked: _Asked, shots: int) -> dict[str, Any]:
+def _summary(block: Block, task: Task, model: str, asked: Asked, shots: int) -> dict[str, Any]:
     about = _about(block, task, asked, shots)
     asked_keys = ("split", "shots", "limit", "chat", "same_shots", "not_scored", "imported")
     return {

@@ -36,7 +36,7 @@ texts finished agreement
 papers frames
 harness_names rebuilding
 harness_groups harness_files
-harness_results harness_values harness_folder
+harness_results harness_values harness_folder harness_asked
 harness_import exports
 relabel
 backends.base backends.batching backends.products
@@ -177,7 +177,8 @@ def test_every_module_has_its_place_in_the_order() -> None:
     assert set(MODULES) == set(RANK)
 
 
-@pytest.mark.parametrize("name", MODULES)
+# the package names its API for type checkers, and looks it up when it is used (test_api.py)
+@pytest.mark.parametrize("name", [m for m in MODULES if m != "__init__"])
 def test_imports_only_point_down(name: str) -> None:
     for node in anywhere(name):
         for target in targets(node):
@@ -190,7 +191,8 @@ def test_there_is_no_import_cycle() -> None:
     edges = {
         name: {own(t) for node in anywhere(name) for t in targets(node)} - {None, name}
         for name in MODULES
-    }
+        if name != "__init__"
+    } | {"__init__": set()}
     done: set[str] = set()
     while len(done) < len(edges):
         free = {name for name, needs in edges.items() if name not in done and needs <= done}

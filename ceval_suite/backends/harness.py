@@ -3,8 +3,8 @@
 The numbers are those of its own `hf` class: the same tokens are put to the model, cut on the left
 where they are too many, and the same are scored. What differs is how they are computed: all
 requests are handed over at once, so that every shared token is computed once, and the head only
-where something is read. Where a tokenizer merges the end of a context with the continuation so that
-none of its tokens is left (`hf` stops there), the continuations of that context are scored from
+where something is read. Where a tokenizer merges a context with its continuation so that no token
+of that is left (`hf` calls it certain: 0.0), all continuations of that context are scored from
 their last common border.
 """
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
-import lm_eval.models  # the registry fills itself only while it is empty; before ours stands in it
 import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -43,6 +43,12 @@ WRITTEN = 256
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """Context and continuation, and the tokens of both."""
 
+OWN = (
+    *("pretrained", "dtype", "device", "add_bos_token", "prefix_token_id", "max_gen_toks", "peft"),
+    *("trust_remote_code", "chat_template_args", "enable_thinking"),
+)
+"""Arguments of the class itself."""
+
 SPEC = ("tokenizer", "revision", "device_map", "max_length", "memory", "engine", "code_revision")
 """Arguments that are keys of a model's entry in models.yaml."""
 
@@ -51,13 +57,8 @@ log = logging.getLogger(__name__)
 
 def register() -> None:
     """Make the class known to a harness that does not look for entry points."""
-    known = dict.fromkeys(lm_eval.models.MODEL_MAPPING)
-    try:
-        register_model(NAME)(HarnessLM)
-    except ValueError as error:  # another class of this name
-        raise ModelError(
-            f"lm_eval has a model class '{NAME}' already ({error}); {len(known)} are its own."
-        ) from error
+    import_module("lm_eval.models")  # its registry fills itself only while nothing stands in it
+    register_model(NAME)(HarnessLM)
 
 
 class HarnessLM(TemplateLM):
@@ -91,9 +92,7 @@ class HarnessLM(TemplateLM):
         for name in options:
             if name not in SPEC:
                 raise ModelError(
-                    f"--model_args: {NAME} takes no '{name}'; it takes pretrained, dtype, device, "
-                    f"add_bos_token, prefix_token_id, max_gen_toks, peft, trust_remote_code, "
-                    f"{', '.join(SPEC)}."
+                    f"--model_args: {NAME} takes no '{name}'; it takes {', '.join(OWN + SPEC)}."
                 )
         _, spec = catalog.load_model_spec(pretrained)
         given = {"device": device, "dtype": dtype, **options}
@@ -142,11 +141,9 @@ class HarnessLM(TemplateLM):
         return list(self._encode([string], add_special_tokens)[0])
 
     def _special(self, text: str, wanted: bool | None) -> bool:
-        if wanted is not None:
-            return wanted
-        if text.startswith(self.tokenizer.decode(self.prefix_token_id)):
+        if wanted is None and text.startswith(self.tokenizer.decode(self.prefix_token_id)):
             return False
-        return True if self.add_bos_token is None else self.add_bos_token
+        return wanted if wanted is not None else self.add_bos_token is not False
 
     def _encode(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
         """Tokens of many texts, each different one encoded once, many at a time."""
@@ -274,10 +271,7 @@ class HarnessLM(TemplateLM):
         until, most = _settings(settings, self.max_gen_toks)
         room = self.max_length - most
         if room <= 0:
-            raise ModelError(
-                f"{most} tokens to write where the model reads {self.max_length}; give a smaller "
-                "max_gen_toks."
-            )
+            raise ModelError(f"max_gen_toks {most}: the model reads {self.max_length}; give less.")
         special = self._special(context, None)
         (ids,) = self._encode([context])
         if len(ids) > room:
