@@ -84,6 +84,8 @@ def _share(
         raise RunError(f"{block.path}: {name} has acc {value}; a share lies between 0 and 1.")
     if size and abs(value * size - round(value * size)) < 1e-3:
         return stats.wilson(round(value * size), size)
+    if size and stderr is None:
+        return stats.wilson(value * size, size)
     if stderr is None:
         raise RunError(
             f"{block.path}: {name} says neither of how many items its acc is nor how sure it is; "

@@ -206,10 +206,8 @@ class HarnessLM(TemplateLM):
         rows: dict[bytes, Row] = {}
         for index, (_pair, head, tail) in enumerate(requests):
             if len(tail) > self.max_length:
-                raise PromptError(
-                    f"a continuation of {len(tail)} tokens, where the model reads "
-                    f"{self.max_length}; score shorter ones."
-                )
+                most = f"the model reads {self.max_length}; score shorter ones."
+                raise PromptError(f"a continuation of {len(tail)} tokens: {most}")
             tokens = np.asarray([*head, *tail][-(self.max_length + 1) :][:-1], np.int32)
             row = rows.setdefault(tokens.tobytes(), Row(tokens, []))
             first = len(tokens) - len(tail)
@@ -280,8 +278,7 @@ class HarnessLM(TemplateLM):
             context = str(self.tokenizer.decode(ids))
             if self._encode([context], special=False)[0] != ids:
                 raise PromptError(
-                    f"a prompt of more than {room} tokens cannot be cut there without changing its "
-                    "tokens; show fewer shots, or give a smaller max_gen_toks."
+                    f"a prompt of over {room} tokens cannot be cut there; show fewer shots."
                 )
         end = self.tokenizer.decode(self.eot_token_id)
         return Request(
@@ -303,7 +300,7 @@ class HarnessLM(TemplateLM):
             ModelError: it has none.
         """
         if not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError(f"{self.spec.path}: --apply_chat_template, and it has no template.")
+            raise ModelError(f"--apply_chat_template: {self.spec.path} has no template.")
         return str(
             self.tokenizer.apply_chat_template(
                 chat_history,
