@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ceval_suite import equivalence, extract
-from ceval_suite.prompt import BARE, FIRST, TEXT, Prompt, strings
+from ceval_suite.circular import back
+from ceval_suite.request import BARE, FIRST, TEXT, TURN, Prompt, strings
 from ceval_suite.schema import Item, Record, Reply
 from ceval_suite.specs import Task, Template
 
@@ -76,6 +78,10 @@ class Judge:
             scores = self._normalised(prompt, reply, bare and _of_labels(prompt, bare))
         if not scores:
             return []
+        found.turns = [
+            _turn(item, order, replies[f"{item.id}{TURN}{turn}"], turn)
+            for turn in range(1, len(prompt.turns) + 1)
+        ]
         best = max(order, key=lambda i: scores[i])
         found.tie = sum(scores[i] == scores[best] for i in order) > 1
         return [item.labels[best]]
@@ -155,6 +161,7 @@ class _Found:
     cut: bool = False
     predictions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     opinions: dict[str, bool] = field(default_factory=dict[str, bool])
+    turns: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def record(
         self, id: str, item: Item, answer: list[str], predicted: list[str], score: float | None
@@ -179,9 +186,23 @@ class _Found:
             cut=self.cut,
             predictions=self.predictions,
             opinions=self.opinions,
+            turns=self.turns,
             # sub-questions of one item say so by their ids
             cluster="" if item.cluster == id.partition("#")[0] else item.cluster,
         )
+
+
+def _turn(item: Item, order: Sequence[int], reply: Reply, turn: int) -> dict[str, Any]:
+    """The answer in one of the other orders, in the letters of the published one."""
+    scores = reply.logits or reply.logprobs
+    if not scores:
+        return {"prediction": [], "logprobs": {}}
+    best = max(order, key=lambda i: scores[i])
+    logprobs = {back(item.labels, item.labels[i], turn): reply.logprobs[i] for i in order}
+    return {
+        "prediction": [back(item.labels, item.labels[best], turn)],
+        "logprobs": dict(sorted(logprobs.items())),
+    }
 
 
 def _sequence(item: Item, reply: Reply, found: _Found) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ceval_suite.answer import Judge
 from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Record, Reply, Request
 
 

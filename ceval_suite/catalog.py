@@ -52,7 +52,11 @@ def yaml_files(folder: str) -> dict[str, Path]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml where PyYAML was built with it: a task's file is read many times faster
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
     """Safe YAML that refuses a key written twice (plain YAML silently keeps the last)."""
 
 

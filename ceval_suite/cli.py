@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ceval_suite.cli_compare import bits, compare
+from ceval_suite.cli_board import board
+from ceval_suite.cli_compare import bits, calibration, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
+<<<<<<< HEAD
 from ceval_suite.cli_export import agreement, export, papers, score
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
+=======
+from ceval_suite.cli_export import agreement, export, papers, rescore, score
+>>>>>>> main
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
 
@@ -39,9 +45,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-app.command()(compare)
-app.command()(bits)
-for verb in (export, score, papers, agreement):
+for verb in (board, compare, calibration, bits, report):
+    app.command()(verb)
+for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)
 app.command("import")(import_)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
@@ -99,7 +105,7 @@ def list_(
 
 @app.command()
 def show(name: str, as_json: Json = False) -> None:
-    """Show a task, a prompts file or a model."""
+    """Show a task, a prompts file, a model or a board."""
     from ceval_suite.report import entry
 
     content = entry.describe(name)
@@ -112,9 +118,9 @@ def show(name: str, as_json: Json = False) -> None:
 @app.command()
 def check() -> None:
     """Read all YAML and print every error at once."""
-    from ceval_suite import catalog, exclusions
+    from ceval_suite import boards, catalog, exclusions
 
-    problems = [*catalog.check(), *exclusions.check()]
+    problems = [*catalog.check(), *exclusions.check(), *boards.check()]
     for problem in problems:
         typer.echo(problem)
     if problems:
@@ -186,6 +192,9 @@ def run(
         int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
     ] = 0,
     chat: Chat = False,
+    circular: Annotated[
+        bool, typer.Option("--circular", help="Ask again with the options in every turn.")
+    ] = False,
     same: Annotated[
         bool, typer.Option("--same-shots", help="For all models, as many as fit each of them.")
     ] = False,
@@ -198,7 +207,7 @@ def run(
     if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     names = listed(subjects) or None
-    base = Selection(None, None, split, names, limit, data, chat)
+    base = Selection(None, None, split, names, limit, data, chat, circular)
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
@@ -209,46 +218,13 @@ def run(
 
 def _results(folders: list[Path], as_json: bool) -> None:
     from ceval_suite.records import read_json
-    from ceval_suite.report import board
+    from ceval_suite.report import board as report
 
     summaries = [read_json(folder / "summary.json") for folder in folders]
-    _print(board.board(summaries, "Results"), as_json)
+    _print(report.board(summaries, "Results"), as_json)
     if not as_json:
         for folder in folders:
             say(f"records: {folder}")
-
-
-@app.command()
-def board(
-    name: Annotated[str | None, typer.Argument(help="A board of leaderboards/.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder with run folders.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Also write board.md, board.csv.")] = False,
-    subjects: Annotated[bool, typer.Option("--subjects", help="One table per run.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print models × benchmarks with intervals; write Markdown and CSV."""
-    from ceval_suite.report import board as boards
-    from ceval_suite.report import table
-
-    if name is not None or runs is None:
-        raise ConfigError("give --runs DIR: named boards are not there yet.")
-    summaries = boards.read_summaries(runs)
-    if subjects:
-        done = [s for s in summaries if s.get("complete") and s.get("labels")]
-        tables = [boards.subjects_table(summary) for summary in done]
-        if as_json:
-            typer.echo(f"[{', '.join(table.to_json(found) for found in tables)}]")
-        else:
-            for found in tables:
-                table.show(found)
-        return
-    found = boards.board(summaries)
-    _print(found, as_json)
-    if write:
-        for suffix, content in ((".md", table.markdown(found)), (".csv", table.to_csv(found))):
-            path = runs / f"board{suffix}"
-            path.write_text(content, encoding="utf-8")
-            say(f"wrote {path}")
 
 
 @app.command()

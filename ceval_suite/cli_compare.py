@@ -25,27 +25,56 @@ def _say(line: str) -> None:
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run folder, or one model's folder of runs.")],
-    second: Annotated[Path, typer.Argument(help="The other one.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two or more run folders, or folders of one model's runs.")
+    ],
+    subjects: Annotated[
+        bool, typer.Option("--subjects", help="Each subject and category.")
+    ] = False,
+    items: Annotated[
+        int, typer.Option(min=0, help="List N items, by what changed most.", show_default=False)
+    ] = 0,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Also without these items: NAME or FILE.")
+    ] = None,
     text: Texts = None,
     lines: Lines = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two models on the same items: difference, interval, test, prompts, bits per byte.
+    """Compare models with the first on the same items: differences, tests, flips, bits per byte.
 
-    Everything comes from records. With --text both models are loaded and measured on it first.
+    Everything comes from records. With --text all models are loaded and measured on it first. With
+    --json subjects, categories and every item that changed come along.
     """
+    from ceval_suite import exclusions
     from ceval_suite.report import compare as report
 
+    if len(runs) < 2:
+        raise ConfigError("give at least two run folders to compare.")
+    lists = [exclusions.load(name) for name in exclude or ()]
     if text:
         from ceval_suite import bits as verb
         from ceval_suite import texts
 
         groups = texts.of_files(text, lines=lines)
         corpora = [verb.Corpus(group, found) for group, found in groups.items()]
-        for folder in (first, second):
+        for folder in runs:
             verb.measure_again(folder, corpora, _say)
-    show(report.compare(first, second), as_json)
+    wanted = report.Wanted(subjects or as_json, items or (None if as_json else 0), lists)
+    show(report.compare(*runs, wanted=wanted), as_json)
+
+
+def calibration(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    fit: Annotated[
+        Path | None, typer.Option(help="Fit the temperature on this run of the same model.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far confidence can be trusted, and how a model favours letters, from records."""
+    from ceval_suite.report import calibration as report
+
+    show(report.calibration(runs, fit), as_json)
 
 
 def bits(

@@ -93,3 +93,30 @@ def data_verify(
     typer.echo(table.to_json(found)) if as_json else table.show(found)
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+@app.command("issues")
+def data_issues(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Tasks (all five by default).")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the benchmark files.")
+    ] = None,
+    items: Annotated[bool, typer.Option("--items", help="List every item.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Write them as an exclusion list (.yaml).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Find bad and repeated items: shown as shots, conflicting labels, broken options, pictures."""
+    from ceval_suite import catalog, issues
+    from ceval_suite.report import listing, table
+
+    chosen = tasks or [n for n in catalog.task_names() if not _bundled(n)]
+    found = {name: issues.find(catalog.load_task(name), data) for name in chosen}
+    shown = listing.issues(found, every=items)
+    typer.echo(table.to_json(shown)) if as_json else table.show(shown)
+    if write is not None:
+        every = [issue for some in found.values() for issue in some]
+        write.parent.mkdir(parents=True, exist_ok=True)
+        write.write_text(issues.as_yaml(write.stem, every, chosen), encoding="utf-8")
+        _say(f"wrote {write}: {len(issues.reasons(every)):,} items")

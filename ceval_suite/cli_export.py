@@ -68,6 +68,23 @@ def score(
     typer.echo(f"records: {folder}", err=True)
 
 
+def rescore(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 3 where a number differs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute summary.json again from the records alone: no model, no benchmark files."""
+    from ceval_suite import summary
+    from ceval_suite.report import rescored
+
+    found = summary.again(runs, write=not check)
+    show([rescored.changes(found, written=not check)], as_json)
+    if check and any(one.changed for one in found):
+        raise typer.Exit(3)
+
+
 def papers(
     run: Run,
     year: Annotated[str | None, typer.Option(help="Papers of one year only.")] = None,

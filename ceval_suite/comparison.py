@@ -6,18 +6,19 @@ Nothing here loads a model or formats a number.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import methods, metrics, stats
+from ceval_suite import differences, exclusions, flips, metrics, stats
 from ceval_suite.catalog import load_task
+from ceval_suite.differences import Difference, Part
 from ceval_suite.errors import RunError
+from ceval_suite.exclusions import Exclusions
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
 from ceval_suite.schema import Estimate, Record, TextRecord
-from ceval_suite.specs import Task
 
 ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "data")
 """Keys of run.json that say what was asked, in the order in which a difference is told."""
@@ -64,6 +65,9 @@ class Versus:
     `shots_differ` counts items that show different numbers of shots. `same_tokenizer` is None
     where a run does not say which it used. Where items have several sub-questions or share
     passages (`clustered`), `p` and the intervals are of clusters, not McNemar's and Tango's.
+    `p` decides about acc/micro, by the test that belongs to its interval; `exact` is the exact
+    McNemar test's, None where clustered. `differences` say more of each average, `resampled` is
+    the paired bootstrap of each with its p, and `pairs` are the common records.
     """
 
     first: Side
@@ -79,6 +83,28 @@ class Versus:
     budgets: tuple[Budget, Budget]
     shots_differ: int
     same_tokenizer: bool | None
+    exact: float | None
+    differences: Mapping[str, Difference]
+    resampled: Mapping[str, tuple[Estimate, float]]
+    pairs: Sequence[tuple[Record, Record]]
+
+    @cached_property
+    def judged(self) -> list[tuple[Record, Record]]:
+        """The common items that both sides have a verdict on."""
+        return [(a, b) for a, b in self.pairs if a.correct is not None and b.correct is not None]
+
+    @cached_property
+    def both(self) -> flips.Both:
+        """Both sides' distributions over the letters, where they are over the same ones."""
+        return flips.both(self.pairs)
+
+    def subjects(self) -> list[Part]:
+        """The difference in every subject, with Holm's p over all subjects."""
+        return differences.by_subject(load_task(str(self.first.about["task"])), self.judged)
+
+    def categories(self) -> list[Part]:
+        """The difference in every category, with Holm's p over all categories."""
+        return differences.by_category(load_task(str(self.first.about["task"])), self.judged)
 
 
 @dataclass(frozen=True)
@@ -165,8 +191,8 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def versus(first: Side, second: Side) -> Versus:
-    """Everything that two runs of one protocol say about each other.
+def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
+    """Everything that two runs of one protocol say about each other; a bootstrap if wanted.
 
     Raises:
         RunError: no item in common, or one whose gold labels differ.
@@ -179,91 +205,35 @@ def versus(first: Side, second: Side) -> Versus:
         if a.answer != b.answer or a.subject != b.subject:
             raise RunError(f"item {a.id} has two gold labels in {first.path} and {second.path}.")
     judged = [(a, b) for a, b in pairs if a.correct is not None and b.correct is not None]
-    fixed = sum(not a.correct and bool(b.correct) for a, b in judged)
-    broke = sum(bool(a.correct) and not b.correct for a, b in judged)
-    clustered = not _alone(judged)
+    task = load_task(str(first.about["task"]))
+    fixed, broke = differences.counts(judged)
+    clustered = not differences.alone(judged)
+    found = differences.averages(task, judged) if judged else {}
     return Versus(
         first=first,
         second=second,
         n=len(common),
         labelled=len(judged),
         alone=(len(first.records) - len(common), len(second.records) - len(common)),
-        averages=_averages(load_task(str(first.about["task"])), judged) if judged else {},
+        averages={name: (one.first, one.second, one.change) for name, one in found.items()},
         fixed=fixed,
         broke=broke,
-        p=(
-            stats.normal_p(_clustered(judged, _right)) if clustered else stats.mcnemar(fixed, broke)
-        ),
+        p=found["acc/micro"].p if found else 1.0,
         clustered=clustered,
         budgets=(_budget(first, common), _budget(second, common)),
         shots_differ=sum(a.shots != b.shots for a, b in pairs),
         same_tokenizer=_same_tokenizer(first, second),
+        exact=None if clustered else stats.mcnemar(fixed, broke),
+        differences=found,
+        resampled=differences.resampled(task, judged) if judged and resample else {},
+        pairs=pairs,
     )
 
 
-def _averages(
-    task: Task, judged: Sequence[tuple[Record, Record]]
-) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
-    """Averages over the items that both have, the official one first."""
-    count = Counter(a.subject for a, _ in judged)
-    # in the order of the task, as in summary.json, so that equal records give equal bits
-    count = {s: count[s] for s in task.subjects if s in count}
-    found = [metrics.parts_of(pair[k] for pair in judged) for k in (0, 1)]
-    sides = [{s: parts[s] for s in count} for parts in found]
-    weights = {
-        "micro": [float(n) for n in count.values()],
-        "macro": [1.0] * len(count),
-        "points": [task.subjects[s].points * n for s, n in count.items()],
-    }
-    out: dict[str, tuple[Estimate, Estimate, Estimate]] = {}
-    for rule in dict.fromkeys((task.average, "micro", "macro")):
-        value = metrics.score if rule == "points" else _right
-        if _plain(judged, value):
-            change = _change(rule, judged, list(count), weights[rule])
-        else:
-            changes = [_clustered([p for p in judged if p[0].subject == s], value) for s in count]
-            change = changes[0]
-            if len(changes) > 1:
-                change = stats.weighted(changes, weights[rule], least=-1.0)
-        one, two = (metrics.average(rule, parts, task) for parts in sides)
-        out[metrics.HEADLINES[rule]] = (one, two, change)
-    return out
-
-
-def _right(record: Record) -> float:
-    return float(bool(record.correct))
-
-
-def _plain(judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]) -> bool:
-    """Whether every record stands alone and is worth all or nothing."""
-    return _alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair)
-
-
-def _alone(judged: Sequence[tuple[Record, Record]]) -> bool:
-    return len({methods.cluster(a) for a, _ in judged}) == len(judged)
-
-
-def _clustered(
-    judged: Sequence[tuple[Record, Record]], value: Callable[[Record], float]
-) -> Estimate:
-    return stats.mean_difference(
-        [value(b) - value(a) for a, b in judged], [methods.cluster(a) for a, _ in judged]
-    )
-
-
-def _change(
-    rule: str,
-    judged: Sequence[tuple[Record, Record]],
-    subjects: Sequence[str],
-    weights: Sequence[float],
-) -> Estimate:
-    count = Counter(a.subject for a, _ in judged)
-    fixed = Counter(a.subject for a, b in judged if not a.correct and b.correct)
-    broke = Counter(a.subject for a, b in judged if a.correct and not b.correct)
-    if rule == "micro":
-        return stats.difference(len(judged), fixed.total(), broke.total())
-    strata = [stats.Pairs(count[s], fixed[s], broke[s]) for s in subjects]
-    return stats.weighted_difference(strata, weights)
+def without(side: Side, lists: Sequence[Exclusions]) -> Side:
+    """A run without the items that some lists name."""
+    kept = exclusions.without(side.records.values(), lists)
+    return replace(side, records={record.id: record for record in kept})
 
 
 def _budget(side: Side, items: Sequence[str]) -> Budget:

@@ -45,6 +45,7 @@ def questions(side: Side, data: Path | None = None) -> Prepared:
         subjects=about.get("subjects"),
         limit=about.get("limit"),
         data=data or data_of(side),
+        circular=bool(about.get("circular")),
     )
     prepared = prepare(str(about["task"]), chosen)
     if prepared.data_sha256 != about.get("data", {}).get("sha256"):

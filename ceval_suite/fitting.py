@@ -10,7 +10,7 @@ from typing import Protocol
 from ceval_suite.backends.base import Backend
 from ceval_suite.errors import PromptError
 from ceval_suite.prepare import Prepared
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 
 COUNT_CHUNK = 2048
@@ -107,11 +107,13 @@ def render(
         long = [
             p
             for p in chunk
-            if most_tokens(p.text + p.lead) > backend.max_length - p.room and not p.after
+            if max(map(most_tokens, p.contexts())) > backend.max_length - p.room and not p.after
         ]
-        texts = [p.text + p.lead for p in long]
-        lengths = backend.count_tokens(texts, template_tokens=prepared.chat)
-        counted = dict(zip(map(id, long), lengths, strict=True))
+        texts = [(id(p), text) for p in long for text in p.contexts()]
+        lengths = backend.count_tokens([text for _, text in texts], template_tokens=prepared.chat)
+        counted: dict[int, int] = {}
+        for (key, _), length in zip(texts, lengths, strict=True):
+            counted[key] = max(length, counted.get(key, 0))
         for prompt in chunk:
             if counted.get(id(prompt), 0) > backend.max_length - prompt.room:
                 fitted = renderers[prompt.item.subject]

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ceval_suite import methods, stats
+from ceval_suite import bias, bootstrap, calibration, consistency, distributions, methods, stats
+from ceval_suite.outcomes import outcomes
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
 
@@ -113,8 +114,9 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
     `expected` says how many records each subject should have. Averages appear only when all are
     there; a subject that lacks some, or alone lacks every gold label, is named under `missing`.
     Without any gold label there are no metrics at all (`labels` is false), never a zero; else the
-    records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods` and
-    `opinions` are there where records have what they tell about.
+    records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods`,
+    `opinions`, `circular`, `calibration`, `bias`, `margins` and `low_mass_rate` are there where
+    records have what they tell about.
     """
     parts = parts_of(records)
     there = Counter(record.subject for record in records)
@@ -152,14 +154,23 @@ def _where_they_apply(
 ) -> dict[str, Any]:
     earned = _points(task, records, parts) if task.average == "points" else {}
     unlabelled = [r.id for r in records if r.correct is None] if parts else []
+    letters = distributions.of(records)
     blocks: dict[str, Any] = {
         "points": earned,
         "unlabelled": dict.fromkeys(unlabelled, "no gold label in the published file"),
         "extraction": methods.extraction(records),
         "methods": methods.block(records),
         "opinions": methods.opinions(records),
+        "circular": consistency.block(task, records),
+        "calibration": calibration.block(letters),
+        "bias": bias.block(letters),
+        "margins": bias.margins(letters),
+        "outcomes": outcomes(task, records),
     }
-    return {name: found for name, found in blocks.items() if found}
+    rate = bias.low_mass_rate(records)
+    if rate is not None:
+        blocks["low_mass_rate"] = rate
+    return {name: found for name, found in blocks.items() if found != {}}
 
 
 def _points(task: Task, records: Sequence[Record], parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -237,7 +248,7 @@ def rate(records: Sequence[TextRecord], amounts: Sequence[float], per: str) -> d
         over[record.cluster] += amount
         under[record.cluster] += getattr(record, per)
     if len(over) > 1:
-        found = asdict(stats.ratio(list(over.values()), list(under.values())))
+        found = asdict(bootstrap.ratio(list(over.values()), list(under.values())))
         return found | {"n": len(records)}
     value = sum(over.values()) / sum(under.values())
     return {"value": value, "n": len(records), "stderr": None, "low": None, "high": None}

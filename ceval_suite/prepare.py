@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ceval_suite.catalog import load_task, load_template
+from ceval_suite.circular import can_turn
 from ceval_suite.data import Reader
 from ceval_suite.errors import ConfigError, DataError, unknown
 from ceval_suite.exams import parts
 from ceval_suite.files import find_files
-from ceval_suite.prompt import Prompt, Renderer, Wrap
+from ceval_suite.prompt import Renderer, Wrap
 from ceval_suite.protocol import fingerprint, planned
 from ceval_suite.records import folder_name
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
 
@@ -31,6 +33,7 @@ class Selection:
     limit: int | None = None
     data: str | Path | None = None
     chat: bool = False
+    circular: bool = False
 
 
 @dataclass
@@ -57,10 +60,12 @@ class Prepared:
     not_scored: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     plan: Mapping[str, Prompt] | None = None
     planned_for: Sequence[str] = ()
+    circular: bool = False
 
     def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
         """The renderer of one subject."""
-        return Renderer(self.task, self.template, subject, self.shown[subject], wrap)
+        shown = self.shown[subject]
+        return Renderer(self.task, self.template, subject, shown, wrap, self.circular)
 
     def scored(self) -> list[Item]:
         """Items the template's method can answer, in order; sub-questions that are asked apart."""
@@ -95,6 +100,7 @@ class Prepared:
             "shots": self.shots,
             "limit": self.limit,
             "chat": self.chat,
+            "circular": self.circular,
             "same_shots": list(self.planned_for),
             "shots_held": {
                 s: len(shots) for s, shots in self.shown.items() if len(shots) != self.shots
@@ -104,6 +110,7 @@ class Prepared:
             "methods": self.template.methods,
             "note": self.template.note,
             "not_scored": self.not_scored,
+            "expected": dict(Counter(i.subject for i in self.scored() for _ in i.record_ids())),
         }
 
 
@@ -129,6 +136,8 @@ def prepare(name: str, chosen: Selection) -> Prepared:
     reader = Reader(task, find_files(task, chosen.data))
     items = {s: reader.items(s, split)[: chosen.limit] for s in subjects}
     shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
+    if chosen.circular:
+        _check_turns(name, protocol, template, items)
     not_scored = {
         s: dict(Counter(i.kind for i in items[s] if not template.method(i))) for s in subjects
     }
@@ -154,9 +163,22 @@ def prepare(name: str, chosen: Selection) -> Prepared:
             limit=chosen.limit,
             shots=shots,
             chat=chosen.chat,
+            circular=chosen.circular,
         ),
+        circular=chosen.circular,
         not_scored={s: kinds for s, kinds in not_scored.items() if kinds},
     )
+
+
+def _check_turns(
+    name: str, protocol: str, template: Template, items: Mapping[str, list[Item]]
+) -> None:
+    every = (item for some in items.values() for item in some)
+    if not any(template.method(item) == "letters" and can_turn(item) for item in every):
+        raise ConfigError(
+            f"task '{name}': --circular turns the options of questions that are answered by one "
+            f"letter and print their options apart, and '{protocol}' has none; drop it."
+        )
 
 
 def _shots(task: Task, protocol: str, template: Template, asked: int | None) -> int:

@@ -12,7 +12,7 @@ from ceval_suite.catalog import load_model_spec
 from ceval_suite.errors import ConfigError
 from ceval_suite.exams import parts
 from ceval_suite.prepare import Prepared
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 
 

@@ -7,18 +7,18 @@ number of shots. Nothing is ever cut inside a question or a shot.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import combinations
 from typing import Any
 
 import jinja2
 
 from ceval_suite.catalog import environment
+from ceval_suite.circular import can_turn, turned
 from ceval_suite.errors import PromptError
-from ceval_suite.schema import Item, Request
+from ceval_suite.request import LEAST, LETTERS, Prompt, strings
+from ceval_suite.schema import Item
 from ceval_suite.specs import Method, Subject, Task, Template
 
 Wrap = Callable[[str], str]
@@ -30,105 +30,6 @@ def _compiled(text: str) -> jinja2.Template:
     return environment().from_string(text)
 
 
-LETTERS = 16
-"""Tokens kept free after a prompt for letters that follow one another."""
-
-LEAST = 16
-"""Tokens that must be left for what the model writes."""
-
-BARE, FIRST, TEXT = "?bare", "?first", "?text"
-"""Ends of the ids of requests that an item needs beside its own."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt: `text` is the protocol's own; `lead` is scored after it, before a letter.
-
-    `continuations` are what is scored after `text + lead`, in the order of the item's labels (for a
-    sequence: of `strings`). All of what is asked is empty when the template's method cannot answer
-    the item's kind. `after` is the item whose answer comes before this text.
-    """
-
-    item: Item
-    text: str
-    lead: str
-    continuations: tuple[str, ...]
-    shots: int
-    chat: bool = False
-    method: Method | None = "letters"
-    max_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    read_as: tuple[str, ...] = ()
-    after: str = ""
-    bare: str = ""
-    second: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the text put before the continuations."""
-        return hashlib.sha256((self.text + self.lead).encode()).hexdigest()
-
-    @property
-    def room(self) -> int:
-        """Tokens that must stay free after the text."""
-        if self.max_new_tokens:
-            # a second request reads what the first one wrote, and writes as much again
-            return self.max_new_tokens * (2 if self.second else 1) + LETTERS * bool(self.second)
-        if self.method == "continuation":
-            return max(map(len, self.continuations), default=1)
-        return LETTERS if self.method == "sequence" else 1
-
-    def distinct(self) -> tuple[str, ...]:
-        """What is scored, each text once: some items print two options of the same text."""
-        if self.method != "continuation":
-            return self.continuations
-        return tuple(dict.fromkeys(self.continuations))
-
-    def request(self) -> Request:
-        """The request that the item itself is answered by."""
-        return self.requests()[-1]
-
-    def requests(self) -> tuple[Request, ...]:
-        """All that a backend is asked for the item's sake; the last one bears its id."""
-        id, template_tokens = self.item.id, self.chat
-        scored = Request(
-            id=id,
-            context=self.text + self.lead,
-            continuations=self.distinct(),
-            template_tokens=template_tokens,
-            after=self.after,
-            read_as=self.read_as,
-        )
-        written = Request(
-            id=id,
-            context=self.text,
-            template_tokens=template_tokens,
-            max_new_tokens=self.max_new_tokens,
-            stop=self.stop,
-        )
-        if self.method == "either":
-            if not self.lead:
-                return (replace(written, continuations=self.continuations, read_as=self.read_as),)
-            return replace(written, id=id + TEXT), scored
-        if self.method == "generate":
-            if not self.second:
-                return (written,)
-            first = replace(written, id=id + FIRST)
-            last = replace(written, context=self.second, after=first.id, joint="\n")
-            return first, last
-        if self.bare:
-            bare = Request(id=id + BARE, context=self.bare, continuations=self.distinct())
-            return bare, scored
-        return (scored,)
-
-
-def strings(labels: Sequence[str]) -> list[str]:
-    """Every ascending string of labels: A, AB, ABC, AC, B, …"""
-    ordered = sorted(labels)
-    some = (c for n in range(1, len(ordered) + 1) for c in combinations(ordered, n))
-    return sorted("".join(chosen) for chosen in some)
-
-
 @dataclass
 class Renderer:
     """Renders the prompts of one subject under one template."""
@@ -138,6 +39,7 @@ class Renderer:
     subject: str
     shots: Sequence[Item]
     wrap: Wrap | None = None
+    circular: bool = False
     _heads: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])
     _row: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -149,22 +51,22 @@ class Renderer:
         item: Item,
         shots: Sequence[Item] | None = None,
         before: Sequence[str] | None = None,
+        *,
+        answers: bool = True,
     ) -> Prompt:
         """The prompt of an item with the given shots (by default all of them).
 
         `before` are the answers to the sub-questions before this one, where the model has given
-        them already; else they are what it answers in the same call, or the gold ones.
+        them already; else they are what it answers in the same call, or the gold ones. Without
+        `answers` there are no continuations, for those who only want the text.
 
         Raises:
             PromptError: a template names something an item does not have.
         """
         shown = self.shots if shots is None else shots
         parts = self.template.parts(len(shown))
-        key = tuple(shot.id for shot in shown)
-        if key not in self._heads:
-            self._heads[key] = self._head(parts, shown)
         values = self._values(item, number=len(shown) + 1, is_shot=False)
-        body = self._heads[key] + self._part(parts, "question", values)
+        body = self.head(shown) + self._part(parts, "question", values)
         cue = self._part(parts, "cue", values)
         text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
         method = self.template.method(item)
@@ -173,11 +75,12 @@ class Renderer:
             given = () if method == "chain" and before is None else before or item.before
             text = self._steps(item, parts, values, text, given, follows=follows)
         writes = method in ("generate", "either")
+        turns = self._turns(item, parts, shown, values) if method == "letters" and answers else ()
         return Prompt(
             item=item,
             text=text,
             lead="" if item.part or method == "generate" else self._part(parts, "lead", values),
-            continuations=self._continuations(item, parts, values, method),
+            continuations=self._continuations(item, parts, values, method) if answers else (),
             shots=len(shown),
             chat=self.wrap is not None,
             method=method,
@@ -187,7 +90,32 @@ class Renderer:
             after=f"{item.id.rpartition('#')[0]}#{item.part - 2}" if follows else "",
             bare=self._bare(item, values) if method == "continuation" else "",
             second=self._part(parts, "second", values) if method == "generate" else "",
+            turns=turns,
         )
+
+    def _turns(
+        self, item: Item, parts: dict[str, str], shown: Sequence[Item], values: dict[str, Any]
+    ) -> tuple[str, ...]:
+        """The same prompt with the options in every other order of a circle."""
+        if not (self.circular and can_turn(item)):
+            return ()
+        texts: list[str] = []
+        for turn in range(1, len(item.labels)):
+            other = turned(item, turn)
+            pairs = list(zip(other.labels, other.choices, strict=True))
+            values = values | {"item": other, "choices": pairs}
+            body = self.head(shown) + self._part(parts, "question", values)
+            cue = self._part(parts, "cue", values)
+            text = body + cue if self.wrap is None else self.wrap(body) + cue.lstrip()
+            texts.append(text + self._part(parts, "lead", values))
+        return tuple(texts)
+
+    def head(self, shots: Sequence[Item]) -> str:
+        """The text that all items with these shots begin with, made once."""
+        key = tuple(shot.id for shot in shots)
+        if key not in self._heads:
+            self._heads[key] = self._head(self.template.parts(len(shots)), shots)
+        return self._heads[key]
 
     def _steps(
         self,
@@ -295,7 +223,7 @@ class Renderer:
         """
 
         def fits(prompt: Prompt) -> bool:
-            return count(prompt.text + prompt.lead) <= limit - prompt.room
+            return all(count(text) <= limit - prompt.room for text in prompt.contexts())
 
         prompt = self.render(item, before=before)
         if fits(prompt):
@@ -331,7 +259,8 @@ class Renderer:
 
     def _without_header(self, item: Item) -> Prompt:
         template = self.template.model_copy(update={"header": "", "zero_shot": None})
-        return Renderer(self.task, template, self.subject, (), self.wrap).render(item)
+        circular = self.circular
+        return Renderer(self.task, template, self.subject, (), self.wrap, circular).render(item)
 
 
 def _gold_option(shot: Item) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.specs import Task, Template
 
 _NOT_ASKED = {"subcategory", "points", "sub_questions", "counts"}
@@ -23,6 +23,7 @@ def fingerprint(
     limit: int | None,
     shots: int,
     chat: bool,
+    circular: bool = False,
 ) -> str:
     """SHA-256 of all that changes the question put to a model, and nothing about the model.
 
@@ -42,6 +43,8 @@ def fingerprint(
         "chat": chat,
         "template": wording,
     }
+    if circular:  # not a key where it is not asked for, so that fingerprints stay what they were
+        content["circular"] = True
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ceval_suite import finished, metrics
+from ceval_suite import finished, summary
 from ceval_suite.catalog import load_task
 from ceval_suite.comparison import Side
 from ceval_suite.data import Reader
@@ -51,7 +51,7 @@ def score(folder: Path, labels: Path, out: Path | None = None) -> Path:
         DataError: labels are missing, of unknown subjects, of other counts, or no letters.
     """
     side = finished.run_in(folder)
-    summary = _summary(side)
+    _check(side)
     task = load_task(str(side.about["task"]))
     rows = rows_by_subject(side)
     if not labels.exists():
@@ -68,26 +68,22 @@ def score(folder: Path, labels: Path, out: Path | None = None) -> Path:
     who = {**about["identity"], "protocol_sha256": fingerprint}
     kept = {k: v for k, v in about.items() if k not in ("format", "identity")}
     origin = {"place": str(found.place), "sha256": found.sha256, "run": str(folder)}
-    with RunFolder(target, who, {**kept, "labels_from": origin}) as run:
+    kept |= {"labels_from": origin, "expected": {s: len(some) for s, some in rows.items()}}
+    with RunFolder(target, who, kept) as run:
         for record in records:
             run.append(record)
-    expected = {subject: len(some) for subject, some in rows.items()}
-    again = metrics.summarize(task, records, expected)
-    again |= {"protocol_sha256": fingerprint, "labels_from": found.place.name}
-    write_json(target / "summary.json", {**summary, **again})
+    write_json(target / "summary.json", summary.of_run(kept, who, records))
     return target
 
 
-def _summary(side: Side) -> dict[str, Any]:
+def _check(side: Side) -> None:
     path = side.path / "summary.json"
-    summary = read_json(path) if path.is_file() else {}
-    if not summary.get("complete"):
+    if not (path.is_file() and read_json(path).get("complete")):
         raise RunError(
             f"{side.path} is unfinished; finish it with the command that started it, then score it."
         )
     if any(record.correct is not None for record in side.records.values()):
         raise RunError(f"{side.path} has gold labels of its own; it is scored already.")
-    return summary
 
 
 def _scored(record: Record, letters: Mapping[str, list[str]]) -> Record:

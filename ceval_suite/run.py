@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import __version__, metrics
+from ceval_suite import __version__, summary
 from ceval_suite.answer import Judge
 from ceval_suite.asking import Call
 from ceval_suite.backends import identify, open_backend
@@ -19,8 +19,8 @@ from ceval_suite.errors import ModelError, RunError
 from ceval_suite.fitting import render
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared
-from ceval_suite.prompt import Prompt
 from ceval_suite.records import RunFolder, read_json, safe_name, write_json
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item, Record
 from ceval_suite.verify import check_again
 
@@ -97,9 +97,9 @@ def evaluate(
                 some.append(_Open(prepared, run, left, _label(prepared, tasks)))
         if some:
             watch.say(f"loading {model}")
-            _score(model, some, (opener or open_backend)(spec, watch.say), watch)
-        for prepared, run in runs:
-            write_json(run.path / "summary.json", summary(prepared, model, run))
+            _score(some, (opener or open_backend)(spec, watch.say), watch)
+        for _, run in runs:
+            _summarize(run)
         if verify and runs:
             check_again(runs, verify, spec, watch.say)
     return list(dict.fromkeys(folders))
@@ -126,7 +126,7 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
-def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
     call = Call()
     for one in some:
         begun = time.perf_counter()
@@ -135,7 +135,8 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
         _say_fitting(one.prepared, prompts, watch)
         first = next((p for p in prompts if p.continuations and not p.after), None)
         letters = backend.audit([first.request()] if first else [])
-        one.run.update({"engine": backend.describe(), "letters": letters})
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        one.run.update({"engine": backend.describe(), "letters": letters, "date": date})
         call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
         asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
         watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
@@ -161,14 +162,18 @@ def _score(model: str, some: Sequence[_Open], backend: Backend, watch: Watch) ->
             if answer.records and not one.missing:
                 # what stops a later task must not leave this one unfinished
                 _close(one, backend)
-                summed = summary(one.prepared, model, one.run)
-                write_json(one.run.path / "summary.json", summed)
+                _summarize(one.run)
     finally:
         watch.stop()
         for one in some:
             if one.missing:
                 _close(one, backend)
             one.run.update({"engine": backend.describe()})  # all tasks of the call included
+
+
+def _summarize(run: RunFolder) -> None:
+    found = summary.of_run(run.about, run.identity, run.done.values())
+    write_json(run.path / "summary.json", found)
 
 
 def _given(one: _Open) -> dict[str, list[str]]:
@@ -232,33 +237,3 @@ def describe_not_scored(not_scored: dict[str, dict[str, int]]) -> str:
         for subject, kinds in not_scored.items()
         for kind, n in kinds.items()
     )
-
-
-def summary(prepared: Prepared, model: str, run: RunFolder) -> dict[str, Any]:
-    """The content of summary.json, from the records alone and the prepared task."""
-    ids = [(id, item) for item in prepared.scored() for id in item.record_ids()]
-    expected = Counter(item.subject for _, item in ids)
-    ordered = [run.done[id] for id, _ in ids if id in run.done]
-    found = metrics.summarize(prepared.task, ordered, expected)
-    chosen = prepared.about()
-    return {
-        "task": prepared.task.name,
-        "model": model,
-        "protocol": prepared.protocol,
-        "split": prepared.split,
-        "shots": prepared.shots,
-        "limit": prepared.limit,
-        "chat": prepared.chat,
-        "same_shots": list(prepared.planned_for),
-        "protocol_sha256": prepared.fingerprint,
-        "complete": len(ordered) == len(ids),
-        **found,
-        "subjects_chosen": chosen["subjects"],
-        "subjects_scored": len(expected),
-        "subjects_total": len(prepared.task.subjects),
-        "fewer_shots": sum(r.shots < len(prepared.shown[r.subject]) for r in ordered),
-        "not_scored": prepared.not_scored,
-        "tokens": run.about.get("tokens", {}),
-        "seconds": run.about.get("seconds", {}),
-        "engine": run.about.get("engine", {}).get("path", {}),
-    }

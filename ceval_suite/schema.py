@@ -6,7 +6,7 @@ Item → Request → Reply → Record → Estimate → Table. Nothing here impor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["single", "multi", "blanks", "cloze"]
 """single: one letter; multi: a set; blanks: several letters in order; cloze: free text."""
@@ -121,7 +121,9 @@ class Record:
     None where nothing was scored by probability. `text` is what the model wrote, `cut` that it was
     still writing when its tokens ran out. `predictions` has the prediction by each method where
     several answered, and `opinions` what other judges than the official one think of the answer.
-    `cluster` is equal for records of items that share a passage; empty where an item stands alone.
+    `cluster` is equal for records of items that share a passage; empty where one stands alone.
+    `turns` has `prediction` and `logprobs`, by published letter, for each further order in which
+    the options were printed.
     """
 
     id: str
@@ -143,6 +145,7 @@ class Record:
     predictions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     opinions: dict[str, bool] = field(default_factory=dict[str, bool])
     cluster: str = ""
+    turns: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,12 +199,16 @@ class Estimate:
 class Cell:
     """One table cell: what to print, and the number behind it for machines.
 
-    What others measured is `reported`, and is set in italics.
+    What others measured is `reported`, and is set in italics. `best` is better than everything
+    measured beside it by a test, and set in bold; `tied` cannot be told from the best, and is
+    underlined.
     """
 
     text: str
     value: float | int | str | None = None
     reported: bool = False
+    best: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

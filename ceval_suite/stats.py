@@ -8,20 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
-from scipy.stats import t as student
+from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from ceval_suite.schema import Estimate
 
-Z = float(norm.ppf(0.975))
-
-SEED = 20261125
-"""Where no other is given; every bootstrap is repeatable."""
-
-DRAWS = 2000
-"""Resamples of a bootstrap."""
+Z = float(ndtri(0.975))
 
 
 def wilson(successes: float, n: int) -> Estimate:
@@ -35,6 +26,21 @@ def wilson(successes: float, n: int) -> Estimate:
     p = successes / n
     low, high = _score_interval(p, n)
     return Estimate(value=p, n=n, stderr=math.sqrt(p * (1 - p) / n), low=low, high=high)
+
+
+def clopper_pearson(successes: int, n: int) -> Estimate:
+    """A share with its 95 % interval by Clopper and Pearson (1934).
+
+    It covers at least what it promises for every true share, and so in most cases more: about 96 %
+    where Wilson's covers 95 %. For claims that must hold, not for comparing models.
+
+    Raises:
+        ValueError: no items.
+    """
+    found = wilson(successes, n)
+    low = float(betaincinv(successes, n - successes + 1, 0.025)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 0.975)) if successes < n else 1.0
+    return Estimate(value=found.value, n=n, stderr=found.stderr, low=low, high=high)
 
 
 def _score_interval(p: float, n: float) -> tuple[float, float]:
@@ -64,9 +70,28 @@ def share(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     return Estimate(value=p, n=n, stderr=math.sqrt(variance), low=min(low, p), high=max(high, p))
 
 
+def mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """The mean of values of any size, with Student's 95 % interval over clusters.
+
+    With a single cluster nothing is known about others: the interval is endless.
+
+    Raises:
+        ValueError: no values.
+    """
+    n, groups = len(values), len(set(clusters))
+    if not n:
+        raise ValueError("a mean of no values has no value")
+    value = math.fsum(values) / n
+    if groups == 1:
+        return Estimate(value=value, n=n, stderr=math.inf, low=-math.inf, high=math.inf)
+    stderr = math.sqrt(_variance(values, clusters))
+    half = _quantile(groups) * stderr
+    return Estimate(value=value, n=n, stderr=stderr, low=value - half, high=value + half)
+
+
 def _quantile(groups: int) -> float:
     """Half the width of a 95 % interval in standard errors, seen in so many clusters."""
-    return float(student.ppf(0.975, groups - 1)) if groups > 1 else Z
+    return float(stdtrit(groups - 1, 0.975)) if groups > 1 else Z
 
 
 def _variance(values: Sequence[float], clusters: Sequence[str]) -> float:
@@ -95,7 +120,9 @@ def weighted(parts: Sequence[Estimate], weights: Sequence[float], least: float =
     With equal weights this is a macro average, whose error is √(Σ se²)/k and not the mean of the
     errors. Subjects in which every item was right or wrong have no observed variance; theirs is
     taken from their Wilson interval, so that a mean over small subjects is not overly sure.
-    The interval is normal, cut at `least` and 1.
+    The interval is normal, cut at `least` and 1. The variance p(1-p)/n that small subjects show is
+    (n-1)/n of what it should be on average; the interval makes up for that, where it is of shares
+    (`least` is 0; differences have unbiased variances).
 
     Raises:
         ValueError: nothing to average.
@@ -105,13 +132,15 @@ def weighted(parts: Sequence[Estimate], weights: Sequence[float], least: float =
         raise ValueError("an average of nothing has no value")
     value = sum(w * p.value for p, w in zip(parts, weights, strict=True)) / total
     errors = [p.stderr or (p.high - p.low) / (2 * Z) for p in parts]
-    stderr = math.sqrt(sum((w * e) ** 2 for e, w in zip(errors, weights, strict=True))) / total
+    variances = [(w * e / total) ** 2 for e, w in zip(errors, weights, strict=True)]
+    more = [p.n / (p.n - 1) if least == 0 and p.n > 1 and p.stderr else 1.0 for p in parts]
+    half = Z * math.sqrt(sum(v * m for v, m in zip(variances, more, strict=True)))
     return Estimate(
         value=value,
         n=sum(p.n for p in parts),
-        stderr=stderr,
-        low=max(least, value - Z * stderr),
-        high=min(1.0, value + Z * stderr),
+        stderr=math.sqrt(sum(variances)),
+        low=max(least, value - half),
+        high=min(1.0, value + half),
     )
 
 
@@ -134,12 +163,32 @@ def normal_p(found: Estimate) -> float:
     Where nothing varied the error is taken from the interval, so that few items are not sure.
     """
     error = found.stderr or (found.high - found.low) / (2 * Z)
-    return float(2 * norm.sf(abs(found.value) / error))
+    return float(2 * ndtr(-abs(found.value) / error))
+
+
+def student_p(found: Estimate, groups: int) -> float:
+    """Two-sided p of a mean difference being none, by its standard error over so many clusters."""
+    if groups < 2 or not found.stderr:
+        return normal_p(found)
+    return float(2 * stdtr(groups - 1, -abs(found.value) / found.stderr))
 
 
 def mcnemar(fixed: int, broke: int) -> float:
-    """Exact two-sided p of McNemar's test: are items as likely to be fixed as to be broken?"""
-    return float(binomtest(fixed, fixed + broke).pvalue) if fixed + broke else 1.0
+    """Exact two-sided p of McNemar's test: are items as likely to be fixed as to be broken?
+
+    It never rejects more often than it says, and with few such items far less often.
+    """
+    return min(1.0, 2 * float(bdtr(min(fixed, broke), fixed + broke, 0.5)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several, in their order (Holm 1979): step-down, at most 1."""
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    out, least = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[i]))
+        out[i] = least
+    return out
 
 
 def difference(n: int, fixed: int, broke: int) -> Estimate:
@@ -195,21 +244,55 @@ def weighted_difference(strata: Sequence[Pairs], weights: Sequence[float]) -> Es
     Raises:
         ValueError: nothing to average.
     """
+    n, fixed, broke, variance = effective(strata, weights)
+    low, high = _tango(n, fixed, broke)
+    return Estimate(
+        value=(fixed - broke) / n,
+        n=sum(s.n for s in strata),
+        stderr=math.sqrt(variance),
+        low=low,
+        high=high,
+    )
+
+
+def score_p(fixed: float, broke: float) -> float:
+    """Two-sided p of McNemar's score test without a correction.
+
+    It is below 5 % where Tango's interval leaves 0 out, and rejects equal models in about 5 %
+    of draws from some ten discordant items on, where the exact test stays well below (Fagerland,
+    Lydersen and Laake 2013, BMC Medical Research Methodology 13:91).
+    """
+    return float(2 * ndtr(-abs(fixed - broke) / math.sqrt(fixed + broke))) if fixed + broke else 1.0
+
+
+def weighted_p(strata: Sequence[Pairs], weights: Sequence[float]) -> float:
+    """Two-sided p of a weighted difference being none: the score test of its interval.
+
+    Raises:
+        ValueError: nothing to average.
+    """
+    _, fixed, broke, _ = effective(strata, weights)
+    return score_p(fixed, broke)
+
+
+def effective(
+    strata: Sequence[Pairs], weights: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """The sample without strata that knows as much: items, fixed, broke; and the variance.
+
+    Raises:
+        ValueError: nothing to average.
+    """
     total = sum(weights)
     if not strata or total <= 0 or any(s.n <= 0 for s in strata):
         raise ValueError("an average of nothing has no value")
     parts = [(w / total, s) for s, w in zip(strata, weights, strict=True)]
     fixed = sum(w * s.fixed / s.n for w, s in parts)
     broke = sum(w * s.broke / s.n for w, s in parts)
-    value = fixed - broke
-    spread = fixed + broke - value**2
+    spread = fixed + broke - (fixed - broke) ** 2
     variance = sum(w**2 * _unbiased(s, spread) / s.n for w, s in parts)
-    items = 1 / sum(w**2 / s.n for w, s in parts)
-    if variance > 0:
-        items = spread / variance
-    low, high = _tango(items, fixed * items, broke * items)
-    n = sum(s.n for s in strata)
-    return Estimate(value=value, n=n, stderr=math.sqrt(variance), low=low, high=high)
+    items = spread / variance if variance > 0 else 1 / sum(w**2 / s.n for w, s in parts)
+    return items, fixed * items, broke * items, variance
 
 
 def _unbiased(pairs: Pairs, spread: float) -> float:
@@ -245,33 +328,11 @@ def _tango(n: float, fixed: float, broke: float) -> tuple[float, float]:
         last = sign * (1 - 1e-12)
         # the score falls from the estimate on; at the border of what is possible it is endless
         if sign * value < 1 - 1e-12 and -sign * score(last) > Z:
+            from scipy.optimize import brentq  # a second of imports that a board does without
+
             root: Any = brentq(beyond, value, last)
             return float(root)
         return sign
 
     value = (fixed - broke) / n
     return end(-1.0), end(1.0)
-
-
-def ratio(
-    over: Sequence[float], under: Sequence[float], *, seed: int = SEED, draws: int = DRAWS
-) -> Estimate:
-    """Σ over / Σ under, with a percentile bootstrap over the pairs (Efron 1979).
-
-    Raises:
-        ValueError: fewer than two pairs, from which no interval can be had.
-    """
-    n = len(over)
-    if n < 2:
-        raise ValueError("an interval needs at least two texts")
-    pairs = np.stack([np.asarray(over, np.float64), np.asarray(under, np.float64)])
-    draw = np.random.default_rng(seed)
-    found = np.empty(draws)
-    step = max(1, 2**22 // n)  # resamples held at once
-    for at in range(0, draws, step):
-        index = draw.integers(n, size=(min(step, draws - at), n))
-        sums = pairs[:, index].sum(-1)
-        found[at : at + step] = sums[0] / sums[1]
-    value = float(pairs[0].sum() / pairs[1].sum())
-    low, high = np.quantile(found, [0.025, 0.975]).tolist()
-    return Estimate(value=value, n=n, stderr=float(found.std(ddof=1)), low=low, high=high)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ceval_suite.answer import END, Judge
 from ceval_suite.catalog import load_task
-from ceval_suite.prompt import BARE, FIRST, TEXT, Prompt, strings
+from ceval_suite.request import BARE, FIRST, TEXT, Prompt, strings
 from ceval_suite.schema import Item, Kind, Record, Reply
 from ceval_suite.specs import Rule, Template
 

@@ -23,13 +23,21 @@ specs
 model_spec
 catalog
 files exams
-data fetch
+data fetch circular request
+issues
 prompt
 extract equivalence
 protocol answer records
-stats
+stats bootstrap power
 methods
-metrics exclusions
+consistency distributions
+calibration bias flips
+exclusions outcomes
+boards
+metrics ranking
+summary differences
+standings
+arrange
 comparison
 prepare
 texts finished agreement
@@ -88,16 +96,23 @@ tokenizer.compare
 verify
 run
 report.__init__ report.table
-report.board report.compare report.bits report.listing report.entry report.agreement report.papers
-report.quantisation report.extension report.audit
+report.changes report.calibration report.board report.bits report.listing report.entry
+report.agreement report.papers
+report.leaderboard report.rescored
+report.compare report.quantisation report.extension report.audit
 report.tokenizers report.tokenizer_plot
+site.__init__ site.chunks
+site.collect
+site.prompts site.pairs site.tables
+site.column
+site.write
 preview progress
 sweep
 quantised demo
 api
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_harness
+cli_tokenizer cli_compare cli_export cli_board cli_report cli_harness
 cli
 launch
 __main__
@@ -113,6 +128,8 @@ MOUTHS = (
     "cli_tokenizer",
     "cli_compare",
     "cli_export",
+    "cli_board",
+    "cli_report",
     "cli_harness",
     "launch",
 )

@@ -182,7 +182,7 @@ TINY = "TINY"
     ("args", "parts"),
     [
         (["list", "task"], ["unknown kind of list 'task'", "did you mean 'tasks'?"]),
-        (["show", "mmul"], ["unknown task or model 'mmul'", "did you mean 'mmlu'?"]),
+        (["show", "mmul"], ["unknown task, model or board 'mmul'", "did you mean 'mmlu'?"]),
         (["preview", "cmlu"], ["unknown task 'cmlu'", "did you mean 'cmmlu'?"]),
         (
             ["preview", "sample-mmlu", "--subject", "world_geograph"],
@@ -327,7 +327,7 @@ def test_an_interrupt_prints_the_command_to_go_on_and_exits_130(
         ("tasks", "task", {"mmlu", "cmmlu", "ceval", "agieval", "gaokao", "sample-mmlu"}),
         ("prompts", "protocol", {"official", "colossal", "lm-eval"}),
         ("models", "model", {"smollm2-135m"}),
-        ("boards", "board", set()),
+        ("boards", "board", {"zh", "en", "all", "colossal-7b", "colossal-13b", "tokenizers"}),
     ],
 )
 def test_list(call: Cli, what: str, key: str, names: set[str]) -> None:
@@ -563,7 +563,8 @@ def test_board_prints_and_writes(call: Cli, named_tiny: str) -> None:
     shown = call("board", "--runs", "runs", "--write")
     assert shown.code == 0
     assert shown.out.startswith("Leaderboard\n")
-    assert shown.err.splitlines() == ["wrote runs/board.md", "wrote runs/board.csv"]
+    ends = ("md", "csv", "tex", "html", "json")
+    assert shown.err.splitlines() == [f"wrote runs/board.{end}" for end in ends]
     markdown = Path("runs/board.md").read_text(encoding="utf-8")
     assert "| tiny |" in markdown
     assert "±" in markdown

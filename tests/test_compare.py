@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, chi2
 from typer.testing import CliRunner
 
-from ceval_suite import comparison, finished, stats, sweep
+from ceval_suite import bootstrap, comparison, finished, sweep
 from ceval_suite.bits import Corpus, measure
 from ceval_suite.catalog import load_task
 from ceval_suite.cli import app
@@ -49,7 +49,8 @@ def quiet(_: str) -> None:
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_equals_scipys_exact_binomial_test(fixed: int, broke: int) -> None:
     expected = binomtest(fixed, fixed + broke, 0.5).pvalue if fixed + broke else 1.0
-    assert mcnemar(fixed, broke) == expected == mcnemar(broke, fixed)
+    assert mcnemar(fixed, broke) == pytest.approx(float(expected), rel=1e-9)
+    assert mcnemar(fixed, broke) == mcnemar(broke, fixed)
 
 
 def score_squared(n: int, fixed: int, broke: int, delta: float) -> float:
@@ -138,18 +139,18 @@ def test_intervals_of_rates_cover_in_95_percent_of_draws() -> None:
     for k in range(draws):
         sizes = rng.lognormal(4, 0.6, size=120)
         bits = sizes * (rate + 0.3 * rng.standard_normal(120))
-        found = stats.ratio(bits.tolist(), sizes.tolist(), seed=k, draws=500)
+        found = bootstrap.ratio(bits.tolist(), sizes.tolist(), seed=k, draws=500)
         hits += found.low <= rate <= found.high
     assert 0.93 <= hits / draws <= 0.97
 
 
 def test_a_bootstrap_is_repeatable_and_needs_two_texts() -> None:
-    one = stats.ratio([3.0, 5.0, 9.0], [2.0, 2.0, 4.0])
-    assert one == stats.ratio([3.0, 5.0, 9.0], [2.0, 2.0, 4.0])
+    one = bootstrap.ratio([3.0, 5.0, 9.0], [2.0, 2.0, 4.0])
+    assert one == bootstrap.ratio([3.0, 5.0, 9.0], [2.0, 2.0, 4.0])
     assert one.value == 17 / 8
     assert (one.low, one.high) == (1.5, 2.5)
     with pytest.raises(ValueError, match="two texts"):
-        stats.ratio([3.0], [2.0])
+        bootstrap.ratio([3.0], [2.0])
 
 
 # two models with tokenizers of their own, and a third that shares one
@@ -218,18 +219,6 @@ def by_task(out: Path, one: str, other: str) -> dict[str, comparison.Versus]:
     return {str(a.about["task"]): comparison.versus(a, b) for a, b in pairs}
 
 
-def clustered_p(a: dict[str, Record], b: dict[str, Record]) -> float:
-    """Two-sided, by the sandwich over items or the plain variance, whichever is more."""
-    gain = np.array([float(bool(b[i].correct)) - float(bool(a[i].correct)) for i in a])
-    names = [i.partition("#")[0] for i in a]
-    sums = dict.fromkeys(names, 0.0)
-    for name, off in zip(names, gain - gain.mean(), strict=True):
-        sums[name] += off
-    groups = len(sums) / (len(sums) - 1) * sum(x * x for x in sums.values()) / len(a) ** 2
-    error = math.sqrt(max(groups, gain.var(ddof=1) / len(a)))
-    return math.erfc(abs(float(gain.mean())) / error / math.sqrt(2))
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_differences_are_those_counted_by_hand(out: Path, task: str) -> None:
     a, b = answers(out, "tiny", task), answers(out, "other", task)
@@ -242,10 +231,17 @@ def test_differences_are_those_counted_by_hand(out: Path, task: str) -> None:
     assert found.broke
     items = {i.partition("#")[0] for i in a}
     assert found.clustered == (len(items) < len(a)) == (task == "sample-gaokao")
-    if found.clustered:
-        assert found.p == pytest.approx(clustered_p(a, b))
+    change = found.averages["acc/micro"][2]
+    if found.clustered:  # over the clusters of every subject, as its interval
+        width = (change.high - change.low) / 2 / 1.959964
+        assert found.p == pytest.approx(math.erfc(abs(change.value) / width / math.sqrt(2)), 1e-4)
+        assert found.exact is None
     else:
-        assert found.p == binomtest(found.fixed, found.fixed + found.broke).pvalue
+        square = (found.fixed - found.broke) ** 2 / (found.fixed + found.broke)
+        assert found.p == pytest.approx(chi2.sf(square, 1))
+        exact = binomtest(found.fixed, found.fixed + found.broke).pvalue
+        assert found.exact == pytest.approx(float(exact))
+    assert (found.p < 0.05) == (not change.low <= 0 <= change.high)
 
     def right(side: dict[str, Record], weight: Callable[[Record], float]) -> float:
         points = weight is weights["points"]
@@ -335,10 +331,11 @@ def test_runs_without_gold_labels_show_their_prompts_and_no_accuracy(
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         rows = [row | {"answer": [], "correct": None, "score": None} for row in rows]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    accuracy, prompts = report.compare(tmp_path / "tiny", tmp_path / "other")
+    accuracy, likeness, prompts = report.compare(tmp_path / "tiny", tmp_path / "other")
+    assert likeness.title == "Agreement"
     (row,) = accuracy.rows
     assert len(row) == len(accuracy.columns)
-    assert [cell.value for cell in row[2:]] == [0, *[None] * 7]
+    assert [cell.value for cell in row[2:]] == [0, *[None] * 10]
     assert "no labels" in row[3].text
     assert len(prompts.rows) == 2
 
@@ -427,10 +424,10 @@ def test_the_same_shots_are_shown_to_both_models(
         assert all(r.prompt_tokens < 700 for r in read_records(folder / "records.jsonl"))
     protocols = [read_json(f / "run.json")["identity"]["protocol_sha256"] for f in same]
     assert protocols[0] == protocols[1]
-    plain = report.compare(*ordinary)[1]
+    plain = report.compare(*ordinary)[-1]
     assert any("show different numbers of shots" in note for note in plain.notes)
     fair = report.compare(*same)
-    assert not any("different numbers" in note for note in fair[1].notes)
+    assert not any("different numbers" in note for note in fair[-1].notes)
     assert "same shots" in fair[0].rows[0][0].text
     with pytest.raises(RunError, match=r"same_shots none and other, tiny"):
         report.compare(ordinary[0], same[1])
@@ -507,10 +504,11 @@ def test_bits_of_both_sides_are_compared_text_by_text(
     assert one.difference["low"] < one.difference["value"] < one.difference["high"]
     assert by_group["", "en"].n == 3
     tables = report.compare(runs / "tiny", runs / "other")
-    assert [t.title for t in tables] == ["other against tiny", "Prompts", "Bits per byte"]
-    assert tables[2].rows[1][7].text == "– (one text)"
+    titles = ["other against tiny", "Flips", "Agreement", "Prompts", "Bits per byte"]
+    assert [t.title for t in tables] == titles
+    assert tables[4].rows[1][7].text == "– (one text)"
     # a folder that has only one side's bits shows none
-    assert len(report.compare(runs / "tiny", runs / "twin")) == 2
+    assert len(report.compare(runs / "tiny", runs / "twin")) == 4
 
 
 def test_compare_prints_tables_or_json(out: Path) -> None:
@@ -518,7 +516,8 @@ def test_compare_prints_tables_or_json(out: Path) -> None:
     found = runner.invoke(app, ["compare", str(out / "tiny"), str(out / "other"), "--json"])
     assert found.exit_code == 0, found.output
     tables = json.loads(found.stdout)
-    assert [table["title"] for table in tables] == ["other against tiny", "Prompts"]
+    titles = ["other against tiny", "Flips", "Agreement", "Categories", "Subjects", "Items"]
+    assert [table["title"] for table in tables] == [*titles, "Prompts"]
     assert len(tables[0]["rows"]) == 7  # micro and macro of each, and GAOKAO's points
     micro = [row for row in tables[0]["rows"] if "micro" in row["average"]]
     assert all(isinstance(row["p"]["value"], float) for row in micro)
@@ -537,7 +536,7 @@ def test_compare_with_a_text_measures_both_sides_first(
     options = ["--text", f"zh={tmp_path / 'news.txt'}", "--lines", "--json"]
     found = CliRunner().invoke(app, ["compare", *sides, *options])
     assert found.exit_code == 0, found.output
-    bits = json.loads(found.stdout)[2]
+    bits = json.loads(found.stdout)[-1]
     assert bits["title"] == "Bits per byte"
     assert (bits["rows"][0]["texts"], bits["rows"][0]["n"]["value"]) == ("news.txt", 2)
     assert len(list((runs / "tiny").glob("bits-*"))) == 1
@@ -624,5 +623,5 @@ def test_partial_credit_alone_leaves_accuracies_as_they_were(tmp_path: Path) -> 
     found = comparison.versus(one, two)
     assert not found.clustered
     assert found.averages["acc/micro"][2] == difference(4, 1, 0)
-    assert found.p == mcnemar(1, 0)
+    assert found.exact == mcnemar(1, 0)
     assert found.averages["points"][2].value == pytest.approx(0.25)

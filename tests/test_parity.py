@@ -21,7 +21,7 @@ import pytest
 from ceval_suite.backends import open_backend
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Reply
 
 TOLERANCE = 1e-4

@@ -21,8 +21,9 @@ from ceval_suite.catalog import load_task, load_template
 from ceval_suite.errors import ConfigError, PromptError
 from ceval_suite.files import find_files
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt, Renderer
+from ceval_suite.prompt import Renderer
 from ceval_suite.protocol import fingerprint
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
 

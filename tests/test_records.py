@@ -96,7 +96,14 @@ def test_a_line_has_the_keys_of_the_contract_in_their_order(tmp_path: Path) -> N
         "prompt_tokens",
         "prompt_sha256",
     ]
-    empty = {"bounded": [], "cut": False, "predictions": {}, "opinions": {}, "cluster": ""}
+    empty = {
+        "bounded": [],
+        "cut": False,
+        "predictions": {},
+        "opinions": {},
+        "cluster": "",
+        "turns": [],
+    }
     assert found | empty == asdict(row(0))
     assert list(found["logits"]) == ["A", "B", "C", "D"]
 

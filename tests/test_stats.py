@@ -53,8 +53,11 @@ def test_the_error_of_a_macro_average_is_the_root_of_summed_squares_over_k() -> 
     assert found.stderr == pytest.approx(math.sqrt(sum(e * e for e in errors)) / 3, abs=1e-15)
     assert found.stderr < sum(errors) / 3  # not the mean of the errors (peers.md, trap 9)
     assert found.n == 200
-    assert found.low == pytest.approx(found.value - Z * found.stderr)
-    assert found.high == pytest.approx(found.value + Z * found.stderr)
+    # the interval takes unbiased variances: s² and not p(1-p)
+    sizes = (60, 40, 100)
+    half = Z * math.sqrt(sum(e * e * n / (n - 1) for e, n in zip(errors, sizes, strict=True))) / 3
+    assert found.low == pytest.approx(found.value - half)
+    assert found.high == pytest.approx(found.value + half)
 
 
 def test_weights_weigh() -> None:

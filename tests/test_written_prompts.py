@@ -12,7 +12,7 @@ import pytest
 
 from ceval_suite.catalog import load_prompts
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Request
 
 CAPS = "ABCDEFG"

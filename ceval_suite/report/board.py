@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ceval_suite.report import table
 from ceval_suite.schema import Cell, Estimate, Table
 
 Summary = Mapping[str, Any]
+
+PERCENT = "percent ± half the 95 % interval; each column is one protocol"
 
 ONE_LETTER = 0.8
 """Share of answers on one letter from which the board says so."""
@@ -28,33 +31,40 @@ def read_summaries(folder: Path) -> list[Summary]:
     runs = list(find_runs(folder))
     if not runs:
         raise RunError(f"{folder} holds no runs; give the --out folder of a run.")
-    found: list[Summary] = []
-    for run in runs:
-        if (run / "summary.json").is_file():
-            found.append(read_json(run / "summary.json"))
-        else:
-            about = read_json(run / "run.json")
-            found.append(
-                {
-                    "task": about.get("task", run.name),
-                    "model": about.get("identity", {}).get("model", run.parent.name),
-                    "protocol": about.get("protocol", "?"),
-                    "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
-                    "split": about.get("split", ""),
-                    "shots": about.get("shots", 0),
-                    "limit": about.get("limit"),
-                    "chat": about.get("chat", False),
-                    "same_shots": about.get("same_shots"),
-                    "subjects_chosen": about.get("subjects"),
-                    "complete": False,
-                }
-            )
-    return found
+    collecting = gc.isenabled()
+    gc.disable()  # thousands of summaries hold no cycles; looking for some takes as long as reading
+    try:
+        return [_summary(run) | {"folder": str(run)} for run in runs]
+    finally:
+        if collecting:
+            gc.enable()
 
 
-def _label(summary: Summary) -> str:
+def _summary(run: Path) -> dict[str, Any]:
+    """What a run came to; of one that has not ended, what it was asked."""
+    if (run / "summary.json").is_file():
+        return read_json(run / "summary.json")
+    about = read_json(run / "run.json")
+    return {
+        "task": about.get("task", run.name),
+        "model": about.get("identity", {}).get("model", run.parent.name),
+        "protocol": about.get("protocol", "?"),
+        "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
+        "split": about.get("split", ""),
+        "shots": about.get("shots", 0),
+        "limit": about.get("limit"),
+        "chat": about.get("chat", False),
+        "same_shots": about.get("same_shots"),
+        "subjects_chosen": about.get("subjects"),
+        "complete": False,
+    }
+
+
+def label(summary: Summary) -> str:
     """What a column holds, short: task, wording, shots, and whatever departs from the usual."""
     extra: list[str] = ["chat"] if summary.get("chat") else []
+    if summary.get("circular"):
+        extra.append("circular")
     if summary.get("same_shots"):
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
@@ -75,7 +85,7 @@ def _label(summary: Summary) -> str:
 def columns(summaries: Iterable[Summary]) -> dict[str, str]:
     """Protocol fingerprint → column title; titles that would be equal get the fingerprint."""
     finished_last = sorted(summaries, key=lambda s: bool(s.get("complete")))
-    labels = {s["protocol_sha256"]: _label(s) for s in finished_last}
+    labels = {s["protocol_sha256"]: label(s) for s in finished_last}
     titles = list(labels.values())
     return {
         key: f"{label} #{key[:8]}" if titles.count(label) > 1 else label
@@ -118,7 +128,7 @@ def board(summaries: Sequence[Summary], title: str = "Leaderboard") -> Table:
     for summary in summaries:
         key = (str(summary["model"]), str(summary["protocol_sha256"]))
         if key in cells:
-            raise RunError(f"model '{key[0]}' has two runs of {_label(summary)}; remove one.")
+            raise RunError(f"model '{key[0]}' has two runs of {label(summary)}; remove one.")
         cells[key] = summary
     rows = tuple(
         (
@@ -134,13 +144,14 @@ def board(summaries: Sequence[Summary], title: str = "Leaderboard") -> Table:
         title=title,
         columns=("model", *heads.values()),
         rows=rows,
-        notes=tuple(_notes(summaries, heads)),
+        notes=tuple(notes(summaries, heads)),
         numeric=frozenset(range(1, len(heads) + 1)),
     )
 
 
-def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[str]:
-    yield "percent ± half the 95 % interval; each column is one protocol"
+def notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[str]:
+    """What each column holds, and the remarks on its runs."""
+    yield PERCENT
     seen: set[str] = set()
     for summary in summaries:
         key = str(summary["protocol_sha256"])
@@ -159,6 +170,11 @@ def _notes(summaries: Sequence[Summary], heads: Mapping[str, str]) -> Iterable[s
         if not_scored:
             text += f"; {not_scored} items not scored by this method (several letters or free text)"
         yield text
+    yield from remarks(summaries)
+
+
+def remarks(summaries: Sequence[Summary]) -> Iterable[str]:
+    """What a reader must know of single runs: chance level, one letter, how answers were had."""
     lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
@@ -184,7 +200,7 @@ def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:
 def _answers(summaries: Sequence[Summary]) -> Iterable[str]:
     """How answers were had, where that is more than the likeliest letter."""
     for summary in summaries:
-        who = f"{summary['model']} on {_label(summary)}"
+        who = f"{summary['model']} on {label(summary)}"
         read = summary.get("extraction")
         if read:
             cut = f", {read['cut']:,} texts cut" if read["cut"] else ""
@@ -234,7 +250,7 @@ def subjects_table(summary: Summary) -> Table:
     for name, found in ((summary.get("methods") or {}).get("accuracy") or {}).items():
         add("method", name, found)
     return Table(
-        title=f"{summary['model']} on {_label(summary)}",
+        title=f"{summary['model']} on {label(summary)}",
         columns=("", "name", "accuracy", "n"),
         rows=tuple(rows),
         numeric=frozenset({2, 3}),

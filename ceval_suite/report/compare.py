@@ -1,52 +1,134 @@
-"""Two runs side by side, as Tables: accuracy and its difference, prompts, bits per byte."""
+"""A run beside others, as Tables: accuracy and its difference, flips, prompts, bits per byte."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import comparison
+from ceval_suite import comparison, stats
 from ceval_suite.comparison import Side, Texts, Versus
-from ceval_suite.report import table
+from ceval_suite.exclusions import Exclusions
+from ceval_suite.report import changes, table
+from ceval_suite.report.changes import names
 from ceval_suite.schema import Cell, Table
 
 
-def compare(first: Path, second: Path) -> list[Table]:
-    """All tables of two run folders, or of two folders of one model's runs each.
+@dataclass(frozen=True)
+class Wanted:
+    """What to show beside the averages.
+
+    `items` is how many items to list of each task, 0 for none and None for all that changed;
+    averages are shown with and without the items of `lists`.
+    """
+
+    subjects: bool = False
+    items: int | None = 0
+    lists: Sequence[Exclusions] = ()
+
+
+def compare(first: Path, *others: Path, wanted: Wanted | None = None) -> list[Table]:
+    """All tables of run folders, or folders of one model's runs each, against the first of them.
 
     Raises:
         RunError: nothing in them can be compared, and why.
     """
-    pairs, alone = comparison.pair(first, second)
-    found = [comparison.versus(one, two) for one, two in pairs]
-    texts = comparison.texts(first, second)
-    tables = [accuracy(found, alone), prompts(found)] if found else []
-    return [*tables, bits(texts)] if texts else tables
+    wanted = wanted or Wanted()
+    every = [_compared(first, other, wanted) for other in others]
+    adjusted = _adjusted([rows for _, rows, _ in every]) if len(others) > 1 else {}
+    tables: list[Table] = []
+    for other, (found, rows, alone) in zip(others, every, strict=True):
+        if found:
+            tables.append(accuracy(found, alone, rows=rows, adjusted=adjusted))
+            tables += _details([(_label(one.first), one) for one in found], wanted)
+            tables.append(prompts(found))
+        texts = comparison.texts(first, other)
+        tables += [bits(texts)] if texts else []
+    return tables
 
 
-def accuracy(found: Sequence[Versus], alone: Sequence[Side] = ()) -> Table:
-    """One row for each task and average: both values, the difference and whether it is one."""
-    one, two = _names(found[0].first.model, found[0].second.model)
+Rows = Sequence[tuple[str, Versus]]
+"""Comparisons and what to call each: the task, with what was left out."""
+
+
+def _compared(
+    first: Path, other: Path, wanted: Wanted
+) -> tuple[list[Versus], list[tuple[str, Versus]], list[Side]]:
+    pairs, alone = comparison.pair(first, other)
+    found: list[Versus] = []
+    rows: list[tuple[str, Versus]] = []
+    for one, two in pairs:
+        found.append(comparison.versus(one, two))
+        rows.append((_label(one), found[-1]))
+        for chosen in wanted.lists:
+            sides = [comparison.without(side, [chosen]) for side in (one, two)]
+            if len(sides[0].records) + len(sides[1].records) < len(one.records) + len(two.records):
+                less = comparison.versus(*sides)
+                rows.append((f"{_label(one)}, without {chosen.name}", less))
+    return found, rows, alone
+
+
+def _adjusted(every: Sequence[Rows]) -> dict[int, dict[str, float]]:
+    """Holm's p of each average over the runs compared with the first, by the comparison."""
+    families: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for label, one in (row for rows in every for row in rows):
+        for name, found in one.differences.items():
+            families.setdefault((label, name), []).append((id(one), found.p))
+    out: dict[int, dict[str, float]] = {}
+    for (_, name), members in families.items():
+        for (key, _), p in zip(members, stats.holm([p for _, p in members]), strict=True):
+            out.setdefault(key, {})[name] = p
+    return out
+
+
+def _details(found: Rows, wanted: Wanted) -> Iterable[Table]:
+    if any(one.labelled for _, one in found):
+        yield changes.matrix(found)
+    yield changes.likeness(found)
+    if wanted.subjects:
+        yield changes.parts(found, "category")
+        yield changes.parts(found, "subject")
+    if wanted.items != 0:
+        yield changes.items(found, wanted.items)
+
+
+def accuracy(
+    found: Sequence[Versus],
+    alone: Sequence[Side] = (),
+    *,
+    rows: Rows = (),
+    adjusted: dict[int, dict[str, float]] | None = None,
+) -> Table:
+    """One row for each task and average: both values, the difference and whether it is one.
+
+    `rows` are the comparisons to show, named; the found ones where there are none. `adjusted` are
+    p-values for being several, where there are.
+    """
+    rows = rows or [(_label(one.first), one) for one in found]
+    one, two = names(found[0].first.model, found[0].second.model)
     columns = ("task", "average", "n", one, two, "difference", "95 %", "fixed", "broke", "p")
+    columns += ("p (Holm)",) if adjusted else ()
+    columns += ("exact p", "bootstrap 95 %", "detectable")
     return Table(
         title=f"{two} against {one}",
         columns=columns,
-        rows=tuple(row for versus in found for row in _accuracy(versus)),
-        notes=tuple(_accuracy_notes(found, alone)),
+        rows=tuple(row for label, one in rows for row in _accuracy(label, one, adjusted)),
+        notes=tuple(_accuracy_notes(found, alone, bool(adjusted))),
         numeric=frozenset(range(2, len(columns))),
     )
 
 
-def _accuracy(found: Versus) -> Iterable[tuple[Cell, ...]]:
-    task = table.text(_label(found.first))
+def _accuracy(
+    label: str, found: Versus, adjusted: dict[int, dict[str, float]] | None
+) -> Iterable[tuple[Cell, ...]]:
+    task = table.text(label)
     if not found.averages:
-        dashes = [table.missing() for _ in range(6)]
+        dashes = [table.missing() for _ in range(10 if adjusted else 9)]
         yield (task, table.text(""), table.number(0), table.missing("(no labels)"), *dashes)
     for place, (name, (one, two, change)) in enumerate(found.averages.items()):
-        counts = [table.number(found.fixed), table.number(found.broke), table.probability(found.p)]
-        if name != "acc/micro":  # they are of items, whatever an average makes of these
-            counts = [table.missing() for _ in counts]
+        of_items = name == "acc/micro"  # what is fixed are items, whatever an average makes of it
+        exact = found.exact if of_items else None
         yield (
             task,
             table.text(name + (" (official)" if place == 0 else "")),
@@ -54,17 +136,15 @@ def _accuracy(found: Versus) -> Iterable[tuple[Cell, ...]]:
             table.estimate(one),
             table.estimate(two),
             Cell(text=table.points(change.value), value=change.value),
-            _interval(change.low, change.high),
-            *counts,
+            changes.interval(change),
+            table.number(found.fixed) if of_items else table.missing(),
+            table.number(found.broke) if of_items else table.missing(),
+            table.probability(found.differences[name].p),
+            *([table.probability(adjusted[id(found)][name])] if adjusted else []),
+            table.missing() if exact is None else table.probability(exact),
+            changes.interval(found.resampled[name][0]),
+            changes.detectable(found.differences[name]),
         )
-
-
-def _interval(low: float, high: float) -> Cell:
-    return Cell(text=f"{table.points(low)} … {table.points(high)}", value=high - low)
-
-
-def _names(one: str, two: str) -> tuple[str, str]:
-    return (one, two) if one != two else (f"{one} (first)", f"{two} (second)")
 
 
 def _label(side: Side) -> str:
@@ -77,12 +157,26 @@ def _label(side: Side) -> str:
     return asked + departs
 
 
-def _accuracy_notes(found: Sequence[Versus], alone: Sequence[Side]) -> Iterable[str]:
+def _accuracy_notes(found: Sequence[Versus], alone: Sequence[Side], several: bool) -> Iterable[str]:
     yield (
         "differences in percentage points, second less first, on the items that both answered; "
-        "paired 95 % intervals (Tango's score interval)"
+        "paired 95 % intervals (Tango's score interval) and the p of the same score test, which "
+        "decides: for items it is McNemar's, without a correction"
     )
-    yield "fixed, broke: items wrong then right, right then wrong; p: exact McNemar test of these"
+    yield (
+        "fixed, broke: items wrong then right, right then wrong; exact p: McNemar's exact test of "
+        "these; bootstrap: paired, by subject and passage"
+    )
+    if several:
+        yield "p (Holm): adjusted for the runs that are compared with the first (Holm 1979)"
+    yield (
+        "detectable: the smallest difference, in points, that so many items find in four cases of "
+        "five, where any is"
+    )
+    for versus in found:
+        for name, one in list(versus.differences.items())[:1]:
+            if words := changes.needed(one):
+                yield f"{_label(versus.first)}, {name}: {words}"
     for versus in found:
         if versus.clustered:
             yield (
@@ -104,8 +198,8 @@ def prompts(found: Sequence[Versus]) -> Table:
     """One row for each task and side: what its prompts took and how many shots they showed."""
     rows: list[tuple[Cell, ...]] = []
     for versus in found:
-        names = _names(versus.first.model, versus.second.model)
-        for name, budget in zip(names, versus.budgets, strict=True):
+        both = names(versus.first.model, versus.second.model)
+        for name, budget in zip(both, versus.budgets, strict=True):
             rows.append(
                 (
                     table.text(_label(versus.first)),
@@ -153,7 +247,7 @@ def _prompt_notes(found: Sequence[Versus]) -> Iterable[str]:
 
 def bits(found: Sequence[Texts]) -> Table:
     """One row for each group of texts, then for each language: both sides and their difference."""
-    one, two = _names(*found[0].models)
+    one, two = names(*found[0].models)
     columns = ("texts", "language", "n", "bytes", one, two, "difference", "95 %")
     columns += (f"{one}: per character", f"{two}: per character")
     columns += (f"{one}: tokens", f"{two}: tokens")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ceval_suite import __version__, catalog
+from ceval_suite import boards as definitions
 from ceval_suite.data import Reader
 from ceval_suite.errors import UserError
 from ceval_suite.files import data_roots, find_files
+from ceval_suite.issues import KINDS, NORMALISATION, Issue
 from ceval_suite.report import table
 from ceval_suite.schema import Cell, Item, Table
 from ceval_suite.specs import Task
@@ -101,9 +105,11 @@ def models() -> Table:
 
 def boards() -> Table:
     """Board definitions on the search path."""
-    files = {k: v for k, v in catalog.yaml_files("leaderboards").items() if k != "models"}
-    rows = [(table.text(name), table.text(str(path))) for name, path in files.items()]
-    return Table(title="Boards", columns=("board", "file"), rows=tuple(rows))
+    rows = [
+        (table.text(name), table.text(board.title), table.text(str(definitions.place(name))))
+        for name, board in ((name, definitions.load(name)) for name in definitions.names())
+    ]
+    return Table(title="Boards", columns=("board", "title", "file"), rows=tuple(rows))
 
 
 def _version(package: str, remedy: str = "") -> str:
@@ -210,3 +216,31 @@ def _split(task: Task, reader: Reader, split: str) -> tuple[tuple[Cell, ...], li
         table.text(verdict if split not in task.unlabelled else f"{verdict}, labels withheld"),
     )
     return cells, problems
+
+
+def issues(found: Mapping[str, Sequence[Issue]], *, every: bool = False) -> Table:
+    """How many items of each split have which issue; or every item with what it has."""
+    if every:
+        rows = [
+            (table.text(one.item), table.text(one.kind), table.text(one.detail))
+            for some in found.values()
+            for one in some
+        ]
+        return Table(title="Issues", columns=("item", "issue", "detail"), rows=tuple(rows))
+    counts = Counter(
+        (name, one.item.split("/")[1], one.kind) for name, some in found.items() for one in some
+    )
+    return Table(
+        title="Issues",
+        columns=("task", "split", "issue", "items", "what it means"),
+        rows=tuple(
+            (
+                *(table.text(part) for part in key),
+                table.number(n),
+                table.text(KINDS[key[2]]),
+            )
+            for key, n in counts.items()
+        ),
+        notes=(f"questions are compared after {NORMALISATION}",),
+        numeric=frozenset({3}),
+    )

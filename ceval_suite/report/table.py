@@ -1,8 +1,9 @@
-"""Table → text, Markdown, CSV, JSON; the only place that formats a number."""
+"""Table → text, Markdown, CSV, LaTeX, HTML, JSON; the only place that formats a number."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -90,7 +91,12 @@ def markdown(table: Table) -> str:
 
     def printed(cell: Cell) -> str:
         found = escape(cell.text)
-        return f"*{found.replace('*', chr(92) + '*')}*" if found and cell.reported else found
+        if not found or not (cell.reported or cell.best or cell.tied):
+            return found
+        found = found.replace("*", "\\*")
+        if cell.tied:
+            return f"<u>{found}</u>"
+        return f"**{found}**" if cell.best else f"*{found}*"
 
     rule = ["--:" if i in table.numeric else "---" for i in range(len(table.columns))]
     lines = [f"## {escape(table.title)}", "", row([escape(c) for c in table.columns]), row(rule)]
@@ -104,8 +110,9 @@ def to_csv(table: Table) -> str:
     """CSV; a text that a spreadsheet would run as a formula is quoted with '.
 
     A numeric column comes twice: its raw values, and as printed elsewhere, with interval and n or
-    the reason why there is none.
+    the reason why there is none; a third time, where it has any, with the marks `best` and `tied`.
     """
+    marked = {i for i in table.numeric for cells in table.rows if i < len(cells) and mark(cells[i])}
 
     def safe(value: Any) -> Any:
         if not isinstance(value, str):
@@ -113,34 +120,152 @@ def to_csv(table: Table) -> str:
         value = _plain(value)
         return "'" + value if value[:1] in ("=", "+", "-", "@", "\t", "\n") else value
 
-    def row(cells: Iterable[tuple[Any, str]]) -> list[Any]:
-        pairs = [
-            (raw, text) if i in table.numeric else (raw,) for i, (raw, text) in enumerate(cells)
-        ]
-        return [safe(value) for pair in pairs for value in pair]
+    def row(cells: Iterable[tuple[Any, str, str]]) -> list[Any]:
+        out: list[Any] = []
+        for i, (raw, text, marks) in enumerate(cells):
+            out.append(raw)
+            out += [text] * (i in table.numeric) + [marks] * (i in marked)
+        return [safe(value) for value in out]
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(row((column, f"{column} (as printed)") for column in table.columns))
-    writer.writerows(row((c.value, c.text) for c in cells) for cells in table.rows)
+    writer.writerow(row((c, f"{c} (as printed)", f"{c} (mark)") for c in table.columns))
+    writer.writerows(row((c.value, c.text, mark(c)) for c in cells) for cells in table.rows)
     return out.getvalue()
 
 
+def mark(cell: Cell) -> str:
+    """How a cell stands among those that were measured beside it: best, tied or nothing."""
+    return "best" if cell.best else "tied" if cell.tied else ""
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "τ": r"$\tau$",
+    "ρ": r"$\rho$",
+    "–": "--",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def latex(table: Table) -> str:
+    """A `table` with booktabs rules, title as caption, notes below; all text is escaped."""
+
+    def escape(value: str) -> str:
+        return "".join(_TEX.get(sign, sign) for sign in " ".join(_plain(value).split()))
+
+    def printed(cell: Cell) -> str:
+        found = escape(cell.text)
+        if not found:
+            return found
+        for how, on in (("textit", cell.reported), ("textbf", cell.best), ("underline", cell.tied)):
+            found = f"\\{how}{{{found}}}" if on else found
+        # at the start of a row a bracket would be read as an option of the line break before it
+        return f"{{{found}}}" if found.startswith("[") else found
+
+    kinds = "".join("r" if i in table.numeric else "l" for i in range(len(table.columns)))
+    lines = [
+        r"% needs \usepackage{booktabs}; Chinese text needs XeLaTeX or LuaLaTeX with ctex",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(table.title)}}}",
+        rf"\begin{{tabular}}{{{kinds}}}",
+        r"\toprule",
+        " & ".join(escape(column) for column in table.columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(printed(cell) for cell in cells) + r" \\" for cells in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize {escape(note)}" for note in table.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem}"
+    "table{border-collapse:collapse}caption{font-weight:bold;text-align:left;padding:.5rem 0}"
+    "th,td{padding:.25rem .75rem;text-align:left;border-bottom:1px solid #8884;font-weight:normal}"
+    "thead th{font-weight:bold;border-bottom:2px solid}"
+    ".n{text-align:right;font-variant-numeric:tabular-nums}li{opacity:.8}"
+    "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}"
+)
+
+
+def to_html(table: Table) -> str:
+    """A page of its own with one table: nothing is loaded from elsewhere, all text is escaped."""
+
+    def escape(value: str) -> str:
+        return html.escape(" ".join(_plain(value).split()))
+
+    def printed(i: int, cell: Cell) -> str:
+        found = escape(cell.text)
+        for how, on in (("em", cell.reported), ("strong", cell.best), ("u", cell.tied)):
+            found = f"<{how}>{found}</{how}>" if on and found else found
+        kind = ' class="n"' if i in table.numeric else ""
+        return f'<th scope="row">{found}</th>' if i == 0 else f"<td{kind}>{found}</td>"
+
+    heads = "".join(
+        f'<th scope="col"{" class=" + chr(34) + "n" + chr(34) if i in table.numeric else ""}>'
+        f"{escape(column)}</th>"
+        for i, column in enumerate(table.columns)
+    )
+    lines = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        f"<title>{escape(table.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
+        f"<table>\n<caption>{escape(table.title)}</caption>",
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>",
+        *(
+            "<tr>" + "".join(printed(i, cell) for i, cell in enumerate(cells)) + "</tr>"
+            for cells in table.rows
+        ),
+        "</tbody>\n</table>",
+        *(
+            ["<ul>", *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>"]
+            * bool(table.notes)
+        ),
+        "</body>\n</html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def to_json(table: Table) -> str:
-    """Title, columns, rows of raw values and notes."""
-    content = {
+    """Title, columns, rows of raw values and notes; a cell says if it is reported, best or tied."""
+
+    def content(cell: Cell) -> Any:
+        if cell.text == cell.value:
+            return cell.value
+        flags = {k: True for k in ("reported", "best", "tied") if getattr(cell, k)}
+        return {"text": cell.text, "value": cell.value, **flags}
+
+    whole = {
         "title": table.title,
         "columns": list(table.columns),
         "rows": [
-            {
-                column: {"text": c.text, "value": c.value} if c.text != c.value else c.value
-                for column, c in zip(table.columns, cells, strict=True)
-            }
+            {column: content(c) for column, c in zip(table.columns, cells, strict=True)}
             for cells in table.rows
         ],
         "notes": list(table.notes),
     }
-    return json.dumps(content, ensure_ascii=False, indent=1)
+    return json.dumps(whole, ensure_ascii=False, indent=1)
+
+
+FORMS = {"md": markdown, "csv": to_csv, "tex": latex, "html": to_html, "json": to_json}
+"""How a table is written, by the ending of its file."""
+
+
+def _style(cell: Cell) -> str:
+    styles = {"italic": cell.reported, "bold": cell.best, "underline": cell.tied}
+    return " ".join(name for name, on in styles.items() if on)
 
 
 def show(table: Table) -> None:
@@ -158,7 +283,7 @@ def show(table: Table) -> None:
         right = i in table.numeric
         rich.add_column(Text(_plain(column)), justify="right" if right else "left")
     for cells in table.rows:
-        rich.add_row(*(Text(_plain(c.text), "italic" if c.reported else "") for c in cells))
+        rich.add_row(*(Text(_plain(c.text), _style(c)) for c in cells))
     console.print(Text(_plain(table.title), style="bold"))
     console.print(rich)
     for note in table.notes:

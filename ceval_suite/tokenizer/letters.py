@@ -18,7 +18,8 @@ from ceval_suite.backends.lexicon import Lexicon
 from ceval_suite.backends.tokens import Encoded, Encoder
 from ceval_suite.catalog import load_prompts
 from ceval_suite.errors import PromptError
-from ceval_suite.prompt import Prompt, Renderer, Wrap
+from ceval_suite.prompt import Renderer, Wrap
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 from ceval_suite.specs import PARTS, Task, Template
 from ceval_suite.tokenizer.material import Source

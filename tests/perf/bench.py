@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import typer
 
 from ceval_suite.prepare import Selection, prepare
-from ceval_suite.prompt import Prompt
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Reply
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
