@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ceval_suite.cli_data import show
+from ceval_suite.cli_data import listed, show
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark files.")]
@@ -15,16 +15,36 @@ Run = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    format: Annotated[str, typer.Option("--as", help="ceval-submission or open-questions.")],
-    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="ceval-submission, open-questions, lm-eval, lm-eval-tasks, csv or parquet.",
+        ),
+    ],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="A task, where no run is needed.")] = None,
     data: Data = None,
+    protocol: Annotated[str | None, typer.Option(help="Wording, with --task.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Shots, with --task.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split, with --task.")] = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="Subjects, separated by commas, with --task.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First N items per subject, with --task.")
+    ] = None,
 ) -> None:
-    """Write a file that others read: C-Eval's submission, or the open questions for a judge."""
+    """Write what others read: lm-eval's results or tasks, CSV, Parquet, submissions, questions."""
     from ceval_suite import exports
+    from ceval_suite.prepare import Selection
 
-    sentence = exports.export(format, exports.Wanted(run, task, data), output)
+    wanted = listed(subjects) or None
+    chosen = Selection(protocol, shots, split, wanted, limit, data)
+    sentence = exports.export(format, exports.Wanted(tuple(runs or ()), task, data, chosen), output)
     typer.echo(f"wrote {output}: {sentence}", err=True)
 
 

@@ -1,4 +1,4 @@
-"""Files that others read, written from a finished run: one function a format, by name.
+"""Files that others read, written from finished runs: one function a format, by name.
 
 A format refuses what it cannot hold; nothing is filled in and no file is written over.
 """
@@ -8,59 +8,99 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ceval_suite import finished
+from ceval_suite import finished, frames, harness_folder, harness_results
 from ceval_suite.catalog import load_task
 from ceval_suite.comparison import Side
 from ceval_suite.errors import ConfigError, DataError, RunError, unknown
 from ceval_suite.files import Files, find_files
+from ceval_suite.prepare import Selection
 from ceval_suite.schema import Record
 from ceval_suite.specs import Task
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export: a finished run, or a task where the format needs no run."""
+    """What to export: finished runs, or what is chosen of a task where the format needs no run."""
 
-    run: Path | None = None
+    runs: tuple[Path, ...] = ()
     task: str | None = None
     data: Path | None = None
+    chosen: Selection = field(default_factory=Selection)
 
     def side(self, format: str) -> Side:
         """The run.
 
         Raises:
-            ConfigError: only a task was given.
+            ConfigError: only a task was given, or several runs.
         """
-        if self.run is None:
+        if len(self.runs) != 1:
             raise ConfigError(f"--as {format} exports a run; give a run folder.")
-        return finished.run_in(self.run)
+        return finished.run_in(self.runs[0])
 
 
 def export(format: str, wanted: Wanted, out: Path) -> str:
-    """Write one file and say in a sentence what is in it.
+    """Write one file, or what else the format is, and say in a sentence what is in it.
 
     Raises:
         ConfigError: unknown format, or neither a run nor a task.
         UserError: something that the format cannot hold, or `out` is there already.
     """
-    if format not in FORMATS:
-        raise ConfigError(unknown("export format", format, FORMATS))
-    if (wanted.run is None) == (wanted.task is None):
+    known = [*FORMATS, *TABLES, *FOLDERS]
+    if format not in known:
+        raise ConfigError(unknown("export format", format, known))
+    if (not wanted.runs) == (wanted.task is None):
         raise ConfigError("give a run folder or --task NAME, one of the two.")
+    if wanted.task is None and wanted.chosen != Selection(data=wanted.chosen.data):
+        raise ConfigError("--protocol, --shots, --split, --subjects and --limit go with --task.")
+    if format in FOLDERS:
+        return FOLDERS[format](wanted, out)
     if out.exists():
         raise RunError(f"{out} is there already; give another --output, or delete it.")
-    content, sentence = FORMATS[format](wanted)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(content, encoding="utf-8")
+    if format in TABLES:
+        if wanted.task is not None:
+            raise ConfigError(f"--as {format} exports runs; give run folders.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sentence = TABLES[format](wanted.runs, partial)
+    else:
+        content, sentence = FORMATS[format](wanted)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(content, encoding="utf-8")
     os.replace(partial, out)
     return sentence
+
+
+# lm-evaluation-harness: results of runs, and tasks
+
+
+def lm_eval_results(wanted: Wanted, out: Path) -> str:
+    """Results and samples of runs, in lm-eval's own schema.
+
+    Raises:
+        UserError: no run, or one that is not labelled.
+    """
+    if not wanted.runs:
+        raise ConfigError("--as lm-eval exports runs; give run folders.")
+    folders = frames.folders(wanted.runs)
+    said = [harness_results.write(run, out, wanted.data) for run in folders]
+    return "; ".join(said) if len(said) < 3 else f"{len(said)} runs, the last: {said[-1]}"
+
+
+def lm_eval_tasks(wanted: Wanted, out: Path) -> str:
+    """A folder of lm-eval tasks that ask what a task, or a run, asks.
+
+    Raises:
+        UserError: several runs, or nothing that lm-eval can score.
+    """
+    if wanted.task is not None:
+        return harness_folder.of_task(wanted.task, wanted.chosen, out)
+    return harness_folder.of_run(wanted.side("lm-eval-tasks").path, out, wanted.data)
 
 
 # C-Eval's submission: {"<handle>": {"0": "A", …}, …}, every answer of the test split
@@ -168,7 +208,7 @@ def open_questions(wanted: Wanted) -> tuple[str, str]:
     Raises:
         UserError: the task has no such questions, or their files are not there or broken.
     """
-    side = None if wanted.run is None else wanted.side("open-questions")
+    side = None if wanted.task is not None else wanted.side("open-questions")
     task = load_task(str(side.about.get("task")) if side else str(wanted.task))
     if not task.open_questions:
         raise ConfigError(f"task '{task.name}' has no open questions; gaokao has.")
@@ -232,3 +272,15 @@ FORMATS: dict[str, Callable[[Wanted], tuple[str, str]]] = {
     "open-questions": open_questions,
 }
 """Name → what makes the content of the file, and says in a sentence what is in it."""
+
+TABLES: dict[str, Callable[[Sequence[Path], Path], str]] = {
+    "csv": frames.write_csv,
+    "parquet": frames.write_parquet,
+}
+"""Name → what writes the records of runs as one table."""
+
+FOLDERS: dict[str, Callable[[Wanted, Path], str]] = {
+    "lm-eval": lm_eval_results,
+    "lm-eval-tasks": lm_eval_tasks,
+}
+"""Name → what writes several files into a folder."""

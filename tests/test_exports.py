@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ceval_suite.catalog import load_task
 from ceval_suite.cli import app
 from ceval_suite.errors import ConfigError, DataError, RunError
-from ceval_suite.exports import FORMATS, Wanted, export
+from ceval_suite.exports import FOLDERS, FORMATS, TABLES, Wanted, export
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.schema import Record
 from ceval_suite.specs import Task
@@ -46,7 +46,7 @@ def submit(folder: Path, records: list[Record], **about: Any) -> dict[str, Any]:
     given = {"task": "ceval", "split": "test", "protocol": "official", "shots": 5, "limit": None}
     run = write(folder / "run", given | about, records)
     out = folder / "out" / "submission.json"
-    export("ceval-submission", Wanted(run), out)
+    export("ceval-submission", Wanted((run,)), out)
     found: dict[str, Any] = json.loads(out.read_text("utf-8"))
     return found
 
@@ -166,7 +166,7 @@ def test_an_unknown_format_names_the_nearest(tmp_path: Path) -> None:
         export("ceval-submision", Wanted(task="ceval"), tmp_path / "x")
 
 
-@pytest.mark.parametrize("wanted", [Wanted(), Wanted(Path("run"), "gaokao")])
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted((Path("run"),), "gaokao")])
 def test_a_run_or_a_task_is_exported_not_both(wanted: Wanted, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give a run folder or --task NAME, one of the two"):
         export("open-questions", wanted, tmp_path / "x")
@@ -195,7 +195,7 @@ def test_export_on_the_command_line(ceval: Task, tmp_path: Path) -> None:
 
 def test_the_help_names_every_format() -> None:
     found = CliRunner().invoke(app, ["export", "--help"], terminal_width=200)
-    for name in FORMATS:
+    for name in (*FORMATS, *TABLES, *FOLDERS):
         assert name in found.stdout
 
 
@@ -300,7 +300,7 @@ def test_a_models_texts_stand_beside_the_questions(tmp_path: Path) -> None:
     about = {"task": "gaokao", "split": "test", "data": {"source": str(root / "gaokao-bench")}}
     run = write(tmp_path / "run", about, some)
     out = tmp_path / "open.jsonl"
-    said = export("open-questions", Wanted(run), out)
+    said = export("open-questions", Wanted((run,)), out)
     assert said == "2 open questions, 1 with the model's text; none of them is scored"
     assert [line["text"] for line in lines(out)] == [None, "x 等于 1"]
 
@@ -313,7 +313,7 @@ def test_where_the_files_are_missing_it_says_so(real_data: Path, tmp_path: Path)
         gold,
     )
     message = r"gaokao-bench/ has no open questions \(no Subjective_Questions or Open-ended_Quest"
-    for wanted in (Wanted(run), Wanted(task="gaokao", data=real_data)):
+    for wanted in (Wanted((run,)), Wanted(task="gaokao", data=real_data)):
         with pytest.raises(DataError, match=message) as error:
             export("open-questions", wanted, tmp_path / "open.jsonl")
         assert "run 'ceval-suite data fetch gaokao' or give --data the whole" in str(error.value)

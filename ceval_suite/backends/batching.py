@@ -39,11 +39,15 @@ class Read(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A read with what the model says: its raw logit and its natural log-probability."""
+    """A read with what the model says: its raw logit and its natural log-probability.
+
+    `greedy` says whether no token has a larger logit, where that was asked for (`Forward.greedy`).
+    """
 
     read: Read
     logit: float
     logprob: float
+    greedy: bool = False
 
 
 @dataclass(slots=True)

@@ -96,6 +96,11 @@ class Forward:
         self.in_step = True
         self.sizes.fix(self.sizes.now)
 
+    def look_for_largest(self) -> None:
+        """From now on every score says whether no token has a larger logit."""
+        if self._head is not None:
+            self._head.greedy = True
+
     def kernels(self) -> dict[str, Any]:
         """What computes products and attention on the packed path, as far as it is settled."""
         kind = self.device.type
@@ -337,14 +342,14 @@ def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
     wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
     raw = logits.gather(1, wanted)[:, 0]
     logprobs = raw - logits.logsumexp(-1)
-    for read, logit, logprob in zip(reads, raw.tolist(), logprobs.tolist(), strict=True):
-        yield Score(read, logit, logprob)
+    greedy = raw >= logits.amax(-1)
+    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
+        yield Score(read, *values)
 
 
 def _no_memory(tokens: int) -> ModelError:
-    return ModelError(
-        f"out of memory on one row of {tokens} tokens; use a smaller dtype or another device."
-    )
+    advice = "use a smaller dtype or another device."
+    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
 
 
 @contextmanager

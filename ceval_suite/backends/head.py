@@ -41,6 +41,7 @@ class Float32Head(torch.nn.Module):
         super().__init__()
         self.inner = inner
         self.collecting = False
+        self.greedy = False  # whether to look for the largest logit: one more pass over them all
         self.hidden: torch.Tensor | None = None
         self.sample: torch.Tensor | None = None
 
@@ -83,21 +84,25 @@ class Float32Head(torch.nn.Module):
 
     def score(
         self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, post: Post
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores of next tokens: `tokens` [m] after the hidden states `rows` [m] of [n, H].
 
-        Returns the raw logit and the natural log-probability of each, [m], in float32.
+        Returns the raw logit and the natural log-probability of each, [m], in float32, and whether
+        no logit is larger (False unless `greedy`).
         """
         hidden = hidden.float()
         total = torch.full((len(hidden),), float("-inf"), device=hidden.device)
         chosen = torch.zeros(len(tokens), device=hidden.device)
+        largest = torch.full_like(total, float("-inf") if self.greedy else float("inf"))
         for at, block in self._blocks(BLOCK if hidden.device.type == "cpu" else GPU_BLOCK):
             logits = post(products.linear(hidden, *block))
             total = torch.logaddexp(total, logits.logsumexp(-1))
+            if self.greedy:
+                largest = torch.maximum(largest, logits.amax(-1))
             inside = (tokens >= at) & (tokens < at + logits.shape[-1])
             place = (tokens - at).clamp(0, logits.shape[-1] - 1)
             chosen = torch.where(inside, logits[rows, place], chosen)
-        return chosen, chosen - total[rows]
+        return chosen, chosen - total[rows], chosen >= largest[rows]
 
 
 def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> Post | None:
@@ -177,8 +182,8 @@ class Waiting:
                 torch.tensor([reads[k].token for k in some], device=hidden.device),
                 post,
             )
-            for k, logit, logprob in zip(some, *(x.tolist() for x in found), strict=True):
-                yield Score(reads[k], logit, logprob)
+            for k, *values in zip(some, *(x.tolist() for x in found), strict=True):
+                yield Score(reads[k], *values)
 
 
 class LastMLP:

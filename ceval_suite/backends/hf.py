@@ -233,6 +233,21 @@ class HFBackend:
         self.forward.fit(longest)
         return self.forward.packed(todo) if self._packs(todo) else self.forward.plain(todo)
 
+    @torch.inference_mode()
+    def read(self, todo: Sequence[Row]) -> Iterator[Score]:
+        """Scores of rows that are tokens already, none longer than `max_length`.
+
+        Raises:
+            ModelError: an encoder and a decoder.
+        """
+        if self._pair:
+            raise ModelError(
+                f"{self.spec.path}: rows of tokens need a model that reads from left to right; "
+                "this one has an encoder and a decoder."
+            )
+        self._total += sum(len(row.tokens) for row in todo)
+        yield from self._scores((), todo)
+
     def windows(self, window: int | None = None, stride: int | None = None) -> dict[str, Any]:
         """How windows roll over a text, and the token that stands before it.
 
