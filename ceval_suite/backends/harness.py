@@ -217,7 +217,7 @@ class HarnessLM(TemplateLM):
             sums[slot] += logprob
             greedy[slot] &= best
         out = list(zip(sums, greedy, strict=True))
-        for (pair, _, _), answer in zip(requests, out, strict=True):
+        for (pair, _head, _tail), answer in zip(requests, out, strict=True):
             self.cache_hook.add_partial("loglikelihood", pair, answer)
         return out
 
