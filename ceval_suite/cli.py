@@ -20,12 +20,8 @@ from ceval_suite.cli_board import board
 from ceval_suite.cli_compare import bits, calibration, compare
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
-<<<<<<< HEAD
-from ceval_suite.cli_export import agreement, export, papers, score
-from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
-=======
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
->>>>>>> main
+from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
