@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -363,9 +364,12 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
 
 
 def test_lm_evals_names_are_found_for_every_subject() -> None:
-    from lm_eval.tasks import TaskManager
+    import lm_eval
 
-    known = set(TaskManager().all_tasks)
+    tasks = Path(lm_eval.__file__).parent / "tasks"
+    folders = ("mmlu/default", "cmmlu", "ceval", "agieval")
+    texts = [p.read_text("utf-8") for f in folders for p in (tasks / f).glob("*.yaml")]
+    known = {name for text in texts for name in re.findall(r'^"?task"?: *"?([\w-]+)', text, re.M)}
     for (name, split), group in harness_names.THEIRS.items():
         task = load_task(name)
         assert harness_names.group_name(task, "lm-eval", split) == group

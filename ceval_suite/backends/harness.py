@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
@@ -28,11 +29,8 @@ from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Request
 
 NAME = "ceval_suite"
-CHUNK = 2048
-"""Rows that are planned together, at least, if those that follow share much."""
-
-MOST = 8192
-"""Rows that are planned together, at most."""
+CHUNK, MOST = 2048, 8192
+"""Rows that are planned together: so many at least where neighbours share much, and at most."""
 
 APART = 16
 """Rows that share fewer tokens than this are better planned apart."""
@@ -95,7 +93,9 @@ class HarnessLM(TemplateLM):
                     f"--model_args: {NAME} takes no '{name}'; it takes {', '.join(OWN + SPEC)}."
                 )
         _, spec = catalog.load_model_spec(pretrained)
-        given = {"device": device, "dtype": dtype, **options}
+        # lm-eval's command line asks for cuda wherever it runs, and its `hf` takes what is there
+        there = device is None or "cuda" not in device or torch.cuda.is_available()
+        given = {"device": device if there else None, "dtype": dtype, **options}
         given |= {"trust_remote_code": trust_remote_code or None}
         if peft:
             given["adapters"] = [*(a.model_dump() for a in spec.adapters), {"path": peft}]
@@ -201,7 +201,7 @@ class HarnessLM(TemplateLM):
         ]
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[Pair], disable_tqdm: bool = False, **_: Any
+        self, requests: Sequence[Pair], disable_tqdm: bool = False, **_options: Any
     ) -> list[tuple[float, bool]]:
         rows: dict[bytes, Row] = {}
         for index, (_pair, head, tail) in enumerate(requests):
