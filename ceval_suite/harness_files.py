@@ -47,7 +47,16 @@ class Block:
     @property
     def limit(self) -> Any:
         """Items of each task that were asked, or their share; None for all."""
-        return _mapping(self.content.get("config")).get("limit")
+        asked = _mapping(self.content.get("config")).get("limit")
+        return asked if asked is not None else self._ours("limit")
+
+    def _ours(self, key: str) -> Any:
+        """What a task that 'export --as lm-eval-tasks' wrote says: its prompts hold the shots."""
+        configs = _mapping(self.content.get("configs"))
+        for name in self.names.values():
+            if name.startswith(harness_names.PREFIX):
+                return _mapping(_mapping(configs.get(name)).get("metadata")).get(key)
+        return None
 
     def shots(self) -> int:
         """Shots of all subjects.
@@ -55,6 +64,9 @@ class Block:
         Raises:
             RunError: they differ.
         """
+        ours = number(self._ours("shots"))
+        if ours is not None:
+            return int(ours)
         found = _mapping(self.content.get("n-shot"))
         configs = _mapping(self.content.get("configs"))
         counts = {
@@ -161,7 +173,7 @@ def read(path: Path) -> tuple[list[Block], list[str]]:
     for name, row in groups.items():
         meant = harness_names.meant(str(name))
         if meant is None:
-            strange.append(str(name))
+            strange += [] if harness_names.is_part(str(name)) else [str(name)]
             continue
         key = (meant.task, meant.protocol, meant.split)
         whole = Meant(*key)

@@ -188,6 +188,7 @@ def _task(prepared: Prepared, subject: str, name: str, docs: Path) -> dict[str, 
             "version": float(prepared.task.version),
             "protocol": prepared.protocol,
             "shots": prepared.shots,
+            "limit": prepared.limit,
             "protocol_sha256": prepared.fingerprint,
         },
     }

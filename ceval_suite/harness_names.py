@@ -79,6 +79,25 @@ def meant(name: str) -> Meant | None:
     return _known().get(name)
 
 
+def is_part(name: str) -> bool:
+    """Whether a name is that of a group of some subjects, or of another average of all.
+
+    >>> is_part("mmlu_social_sciences"), is_part("ceval_suite_cmmlu_micro"), is_part("hellaswag")
+    (True, True, False)
+    """
+    return name in _parts()
+
+
+@cache
+def _parts() -> frozenset[str]:
+    out = {"agieval_cn", "agieval_en", "agieval_nous"}
+    for one in map(catalog.load_task, catalog.task_names()):
+        for group, _, _ in _groups(one):
+            some = (*one.categories, *one.groups, "micro", "macro")
+            out |= {category_name(group, name) for name in some}
+    return frozenset(out)
+
+
 @cache
 def _known() -> dict[str, Meant]:
     out: dict[str, Meant] = {}

@@ -157,3 +157,34 @@ def test_the_class_is_an_entry_point() -> None:
     from lm_eval.api.model import LM
 
     assert issubclass(getattr(import_module(module), name), LM)
+
+
+@pytest.mark.smollm2
+def test_smollm2_scores_and_writes_as_in_hf(smollm2: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from ceval_suite.backends.harness import HarnessLM
+
+    ours = HarnessLM(pretrained=str(smollm2), dtype="float32", device="cpu")
+    scored = [(text, more) for text in TEXTS for more in (" A", " B", " Paris, of course", "甲")]
+    settings = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
+    asked = {
+        "loglikelihood": instances("loglikelihood", scored),
+        "loglikelihood_rolling": instances("loglikelihood_rolling", [(t,) for t in TEXTS]),
+        "generate_until": instances("generate_until", [(t, settings) for t in TEXTS[:3]]),
+    }
+    mine = {verb: getattr(ours, verb)(some) for verb, some in asked.items()}
+    model = ours.engine.model
+    ours.engine.forward.use_plain()
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(head.inner)  # their model is the plain one
+    theirs = HFLM(pretrained=model, tokenizer=ours.tokenizer, batch_size=1)
+    found = {verb: getattr(theirs, verb)(some, True) for verb, some in asked.items()}
+    pairs = zip(found["loglikelihood"], mine["loglikelihood"], strict=True)
+    for (a, first), (b, second) in pairs:
+        assert a == pytest.approx(b, abs=TOLERANCE)
+        assert first == second
+    rolled = found["loglikelihood_rolling"]
+    assert mine["loglikelihood_rolling"] == pytest.approx(rolled, abs=1e-3)
+    assert mine["generate_until"] == found["generate_until"]
+    assert mine["generate_until"][0] == " Paris."

@@ -388,6 +388,7 @@ def test_our_task_folder_gives_the_same_predictions_in_lm_eval(
     run: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -414,6 +415,18 @@ def test_our_task_folder_gives_the_same_predictions_in_lm_eval(
     summary = read_json(run / "summary.json")
     got = found["results"]["ceval_suite_sample-mmlu"]["acc,none"]
     assert got == pytest.approx(summary["metrics"][summary["headline"]]["value"])
+    # and what lm-eval itself writes of it comes back as the run that we made
+    tracker = EvaluationTracker(output_path=str(tmp_path / "theirs"))
+    tracker.general_config_tracker.log_experiment_args("hf", "pretrained=m", None, None, False)
+    samples = found.pop("samples")
+    tracker.save_results_aggregated(results=found, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+    back = harness_import.imported([tmp_path / "theirs"], tmp_path / "runs")
+    again = read_json(back.folders[0] / "summary.json")
+    assert not any("not imported" in note for note in back.notes), back.notes
+    for key in ("protocol", "protocol_sha256", "metrics", "subjects", "shots", "limit"):
+        assert again[key] == summary[key], key
 
 
 def test_a_runs_own_prompts_can_be_the_tasks(run: Path, tmp_path: Path) -> None:
