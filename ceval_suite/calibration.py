@@ -154,13 +154,12 @@ def _temperature(found: Distributions, fit: Distributions | None, name: str) -> 
 
 def temperature(found: Distributions) -> float:
     """What to divide logits by so that gold letters are as likely as can be, from 1/20 to 20."""
+    from scipy.optimize import minimize_scalar  # a second of imports that most reports do without
 
     def loss(log: float) -> float:
         logs = distributions.normalised(found.logs / np.exp(log))
         return float(_nll(logs, found.gold).mean())
 
     end = float(np.log(20))
-    from scipy.optimize import minimize_scalar  # a second of imports that most reports do without
-
     best: Any = minimize_scalar(loss, bounds=(-end, end), method="bounded")
     return float(np.exp(best.x))

@@ -77,7 +77,7 @@ def resampled(task: Task, judged: Sequence[Pair]) -> dict[str, tuple[Estimate, f
     strata = _strata(task, judged)
     weights = {rule: _weights(rule, task, strata) for rule in rules(task)}
     out: dict[str, tuple[Estimate, float]] = {}
-    for value, chosen in ((metrics.score, ["points"]), (right, ["micro", "macro"])):
+    for value, chosen in ((methods.score, ["points"]), (right, ["micro", "macro"])):
         wanted = {rule: weights[rule] for rule in chosen if rule in weights}
         if wanted:
             changes = [
@@ -143,7 +143,7 @@ def _of(
     strata = _strata(task, judged)
     weights = _weights(rule, task, strata)
     one, two = (metrics.average(rule, {s: parts[s] for s in strata}, task) for parts in sides)
-    value = metrics.score if rule == "points" else right
+    value = methods.score if rule == "points" else right
     if alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair):
         return _plain(rule, strata, weights, one, two)
     change, p = _clustered(list(strata.values()), weights, value)

@@ -62,6 +62,11 @@ def cluster(record: Record) -> str:
     return record.cluster or item(record.id)
 
 
+def score(record: Record) -> float:
+    """The share of its points that a labelled record earned."""
+    return float(bool(record.correct)) if record.score is None else record.score
+
+
 def share(records: Iterable[Record], value: Callable[[Record], float]) -> Estimate:
     """The mean of a value in [0, 1] over records, with an interval that knows their clusters."""
     found = list(records)

@@ -41,14 +41,9 @@ def parts_of(records: Iterable[Record]) -> dict[str, Part]:
 def _part(records: Sequence[Record]) -> Part:
     return Part(
         methods.share(records, lambda r: float(bool(r.correct))),
-        methods.share(records, score),
+        methods.share(records, methods.score),
         len({methods.cluster(r) for r in records}) == len(records),
     )
-
-
-def score(record: Record) -> float:
-    """The share of its points that a labelled record earned."""
-    return float(bool(record.correct)) if record.score is None else record.score
 
 
 def micro(parts: Sequence[Part]) -> Estimate:
@@ -178,7 +173,7 @@ def _points(task: Task, records: Sequence[Record], parts: Mapping[str, Part]) ->
     earned: defaultdict[str, float] = defaultdict(float)
     for record in records:
         if record.correct is not None:
-            earned[record.subject] += score(record) * task.subjects[record.subject].points
+            earned[record.subject] += methods.score(record) * task.subjects[record.subject].points
     return {
         s: {"earned": earned[s], "possible": task.subjects[s].points * parts[s].score.n}
         | {"rate": asdict(parts[s].score)}

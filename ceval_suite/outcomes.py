@@ -100,11 +100,11 @@ class Outcomes:
 
 def outcomes(task: Task, records: Iterable[Record]) -> dict[str, Any]:
     """The block of summary.json; {} where no record has a gold label."""
-    judged = ordered(task, records)
+    judged = in_order(task, (record for record in records if record.correct is not None))
     if not judged:
         return {}
     ids = [record.id for record in judged]
-    pairs = [(int(bool(r.correct)), _score(r)) for r in judged]
+    pairs = [(int(bool(r.correct)), methods.score(r)) for r in judged]
     values = sorted(set(pairs))
     code = {pair: at for at, pair in enumerate(values)}
     small = len(values) <= 256
@@ -123,8 +123,8 @@ def outcomes(task: Task, records: Iterable[Record]) -> dict[str, Any]:
     return out
 
 
-def ordered(task: Task, records: Iterable[Record]) -> list[Record]:
-    """The records with a gold label: subjects as in the task, then rows, then sub-questions."""
+def in_order(task: Task, records: Iterable[Record]) -> list[Record]:
+    """Records as published: subjects as in the task, then rows, then sub-questions."""
     place = {subject: at for at, subject in enumerate(task.subjects)}
 
     def key(record: Record) -> tuple[int, str, int, int, str]:
@@ -133,7 +133,7 @@ def ordered(task: Task, records: Iterable[Record]) -> list[Record]:
         part = int(found["part"] or 0) if found else -1
         return place.get(record.subject, len(place)), record.subject, row, part, record.id
 
-    return sorted((r for r in records if r.correct is not None), key=key)
+    return sorted(records, key=key)
 
 
 def read(block: Mapping[str, Any], where: str = "summary.json") -> Outcomes:
@@ -169,13 +169,9 @@ def read(block: Mapping[str, Any], where: str = "summary.json") -> Outcomes:
         )
     except (KeyError, ValueError, TypeError, IndexError, zlib.error) as error:
         raise RunError(
-            f"{where}: its block of outcomes is broken ({error}); delete the file and start the "
-            "run again: it is written anew from the records."
+            f"{where}: its block of outcomes is broken ({error}); write it anew from the records "
+            "with 'ceval-suite rescore' and the run's folder."
         ) from error
-
-
-def _score(record: Record) -> float:
-    return float(bool(record.correct)) if record.score is None else float(record.score)
 
 
 def _sha256(ids: Sequence[str]) -> str:

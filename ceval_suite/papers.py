@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ceval_suite import finished, methods, metrics, stats
+from ceval_suite import finished, methods, stats
 from ceval_suite.comparison import Side
 from ceval_suite.errors import ConfigError, RunError, unknown
 from ceval_suite.prepare import Prepared
@@ -148,14 +148,14 @@ def _file(name: str, items: Mapping[str, Item], records: Mapping[str, Record]) -
     possible = math.fsum(item.points for item in items.values())
     sheet = Sheet(name, len(items), possible)
     judged = {id: records[id] for id in items if id in records}
-    scores = {id: metrics.score(r) for id, r in judged.items() if r.correct is not None}
+    scores = {id: methods.score(r) for id, r in judged.items() if r.correct is not None}
     if not items:
         return replace(sheet, reason="no questions")
     if len(scores) < len(items):
         lack = len(items) - len(scores)
         return replace(sheet, reason=f"{lack} of {len(items)} questions not scored")
     earned = math.fsum(scores[id] * items[id].points for id in items)
-    rate = methods.share((judged[id] for id in items), metrics.score)
+    rate = methods.share((judged[id] for id in items), methods.score)
     return replace(sheet, earned=earned, rate=replace(rate, value=earned / possible))
 
 

@@ -51,7 +51,7 @@ def _before(side: Side, item: Item) -> list[str]:
 
 
 def _proved(renderer: Renderer, item: Item, record: Record, before: Sequence[str]) -> Prompt | None:
-    for one in _candidates(renderer, item, record.shots):
+    for one in candidates(renderer, item, record.shots):
         prompt = one[0].render(item, one[1], before if item.part else None)
         texts = (prompt.text + prompt.lead, prompt.text)
         if any(hashlib.sha256(t.encode()).hexdigest() == record.prompt_sha256 for t in texts):
@@ -59,17 +59,16 @@ def _proved(renderer: Renderer, item: Item, record: Record, before: Sequence[str
     return None
 
 
-def _candidates(
+def candidates(
     renderer: Renderer, item: Item, shots: int
 ) -> Iterator[tuple[Renderer, Sequence[Item]]]:
-    """Renderers and the shots that may have been shown, the usual ones first."""
+    """Renderers and the `shots` items that a fitting rule can have left, the usual ones first."""
     shown = list(renderer.shots)
     if shots <= len(shown):
         yield renderer, shown[:shots]
-    if renderer.template.fit == "drop_longest":
-        for some in combinations(shown, shots):
-            if list(some) != shown[:shots]:
-                yield renderer, some
-        if not shots:  # at last the header goes as well
-            template = renderer.template.model_copy(update={"header": "", "zero_shot": None})
-            yield replace(renderer, template=template, shots=(), _heads={}, _row={}), ()
+    for some in combinations(shown, shots) if shots < len(shown) else ():
+        if list(some) != shown[:shots]:
+            yield renderer, some
+    if renderer.template.fit == "drop_longest" and not shots:  # at last the header goes as well
+        template = renderer.template.model_copy(update={"header": "", "zero_shot": None})
+        yield replace(renderer, template=template, shots=(), _heads={}, _row={}), ()

@@ -14,9 +14,9 @@ from typing import Any
 from ceval_suite import metrics
 from ceval_suite.catalog import load_task
 from ceval_suite.errors import RunError
+from ceval_suite.outcomes import in_order
 from ceval_suite.records import find_runs, read_json, read_records, write_json
 from ceval_suite.schema import Record
-from ceval_suite.specs import Task
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def of_run(
     """
     task = load_task(str(about["task"]))
     expected: Mapping[str, int] = about["expected"]
-    ordered = _ordered(task, records)
+    ordered = in_order(task, records)
     labels_from = about.get("labels_from")
     return {
         "task": task.name,
@@ -75,17 +75,6 @@ def _held(about: Mapping[str, Any], subject: str) -> int:
     return int(about.get("shots_held", {}).get(subject, about["shots"]))
 
 
-def _ordered(task: Task, records: Iterable[Record]) -> list[Record]:
-    """In the order of the published files, so that equal records give equal bits."""
-    places = {subject: place for place, subject in enumerate(task.subjects)}
-
-    def key(record: Record) -> tuple[int, int, int]:
-        row, _, part = record.id.rpartition("/")[2].partition("#")
-        return places.get(record.subject, len(places)), int(row), int(part or 0)
-
-    return sorted(records, key=key)
-
-
 def again(folders: Sequence[Path], *, write: bool) -> list[Rescored]:
     """Score the runs in or below folders again from their records; `write` their summaries.
 
@@ -106,6 +95,8 @@ def _again(folder: Path, *, write: bool) -> Rescored:
     path = folder / "summary.json"
     before = read_json(path) if path.is_file() else None
     records = list(read_records(folder / "records.jsonl"))
+    if "imported" in about and before:
+        return Rescored(folder, before, _imported(before, records, path if write else None))
     if "expected" not in about:  # runs before it was noted: what is finished is all there
         if not (before and before.get("complete")):
             raise RunError(
@@ -117,3 +108,17 @@ def _again(folder: Path, *, write: bool) -> Rescored:
     if write and now != before:
         write_json(path, now)
     return Rescored(folder, before, now)
+
+
+def _imported(
+    before: Mapping[str, Any], records: Sequence[Record], path: Path | None
+) -> Mapping[str, Any]:
+    """A run from elsewhere: its numbers anew where it brought records, else what it said."""
+    if not records:
+        return before
+    task = load_task(str(before["task"]))
+    expected = Counter(record.subject for record in records)
+    now = {**before, **metrics.summarize(task, in_order(task, records), expected)}
+    if path is not None and now != before:
+        write_json(path, now)
+    return now

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ceval_suite import metrics, stats
+from ceval_suite import methods, metrics, stats
 from ceval_suite.catalog import load_task
 from ceval_suite.metrics import Part
 from ceval_suite.prepare import Selection, prepare
@@ -436,7 +436,7 @@ def test_all_9702_points_of_gaokao_are_the_official_rate(real_data: Path) -> Non
                 one = replace(verdict(id, right, gold=item.answer[0], labels="ABCDEFG"))
                 one = replace(one, score=0.5) if half else one
                 records.append(one)
-                shares.setdefault(item.id, []).append(metrics.score(one))
+                shares.setdefault(item.id, []).append(methods.score(one))
     expected = Counter(record.subject for record in records)
     found = summary(prepared.task, records, expected)
     earned, possible = oracles.gaokao_points(real_data, shares)

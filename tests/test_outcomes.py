@@ -140,6 +140,6 @@ def test_a_damaged_block_is_a_sentence(key: str) -> None:
     if DAMAGE[key] is ...:
         del block[key]
     with pytest.raises(
-        RunError, match=r"x/summary.json: its block of outcomes is broken .* delete"
+        RunError, match=r"x/summary.json: its block of outcomes is broken .* rescore"
     ):
         outcomes.read(block, "x/summary.json")

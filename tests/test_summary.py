@@ -117,3 +117,19 @@ def test_a_finished_run_of_before_needs_no_count_and_an_unfinished_one_says_so(
 def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no runs"):
         summary.again([tmp_path], write=False)
+
+
+def test_what_was_imported_without_records_keeps_what_it_said(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    run = copied(runs, tmp_path)[0]
+    about = read_json(run / "run.json")
+    write_json(run / "run.json", {**about, "imported": {"from": "lm_eval"}})
+    content = read_json(run / "summary.json") | {"imported": {"from": "lm_eval"}}
+    write_json(run / "summary.json", content)
+    (found,) = summary.again([run], write=True)
+    assert found.changed == []  # with records, its numbers come from them
+    (run / "records.jsonl").unlink()
+    (found,) = summary.again([run], write=True)
+    assert found.changed == []
+    assert read_json(run / "summary.json") == content

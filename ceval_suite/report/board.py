@@ -45,18 +45,27 @@ def _summary(run: Path) -> dict[str, Any]:
     if (run / "summary.json").is_file():
         return read_json(run / "summary.json")
     about = read_json(run / "run.json")
+    who = about.get("identity", {})
     return {
-        "task": about.get("task", run.name),
-        "model": about.get("identity", {}).get("model", run.parent.name),
+        **asked({"task": run.name, **about}),
+        "model": who.get("model", run.parent.name),
+        "protocol_sha256": who.get("protocol_sha256", ""),
+        "complete": False,
+    }
+
+
+def asked(about: Mapping[str, Any]) -> Summary:
+    """What run.json says was asked, by the keys of summary.json."""
+    return {
+        "task": about["task"],
         "protocol": about.get("protocol", "?"),
-        "protocol_sha256": about.get("identity", {}).get("protocol_sha256", ""),
         "split": about.get("split", ""),
         "shots": about.get("shots", 0),
         "limit": about.get("limit"),
         "chat": about.get("chat", False),
+        "circular": about.get("circular", False),
         "same_shots": about.get("same_shots"),
         "subjects_chosen": about.get("subjects"),
-        "complete": False,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ceval_suite import comparison, stats
 from ceval_suite.comparison import Side, Texts, Versus
 from ceval_suite.exclusions import Exclusions
-from ceval_suite.report import changes, table
+from ceval_suite.report import board, changes, table
 from ceval_suite.report.changes import names
 from ceval_suite.schema import Cell, Table
 
@@ -148,13 +148,7 @@ def _accuracy(
 
 
 def _label(side: Side) -> str:
-    about = side.about
-    extra = ["same shots"] if about.get("same_shots") else []
-    extra += ["chat"] if about.get("chat") else []
-    extra += [f"first {about['limit']} per subject"] if about.get("limit") else []
-    departs = f" ({', '.join(extra)})" if extra else ""
-    asked = f"{about['task']} {about['split']}, {about['protocol']}, {about['shots']}-shot"
-    return asked + departs
+    return board.label(board.asked(side.about))
 
 
 def _accuracy_notes(found: Sequence[Versus], alone: Sequence[Side], several: bool) -> Iterable[str]:

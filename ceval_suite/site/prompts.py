@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from ceval_suite import methods
 from ceval_suite.errors import DataError, UserError
 from ceval_suite.exams import parts
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.prompt import Prompt, Renderer
+from ceval_suite.prompt import Renderer
+from ceval_suite.rebuilding import candidates
+from ceval_suite.request import Prompt
 from ceval_suite.schema import Item, Record
 
 
@@ -142,9 +143,8 @@ def _before(item: Item, records: Mapping[str, Record]) -> tuple[str, ...] | None
 def _proved(
     found: Source, item: Item, record: Record, before: Sequence[str] | None
 ) -> tuple[Shown, str]:
-    renderer = found.renderers[item.subject]
     first: Shown | None = None
-    for shots in _shots(renderer.shots, record.shots):
+    for renderer, shots in candidates(found.renderers[item.subject], item, record.shots):
         prompt = renderer.render(item, shots, before, answers=False)
         shown = _shown(renderer, shots, prompt)
         first = first or shown
@@ -158,13 +158,6 @@ def _proved(
             return shown, "chat"
     assert first is not None, "there is always a first choice of shots"
     return first, "other"
-
-
-def _shots(shots: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:
-    """The first so many shots, then whatever else a fitting rule can have left of them."""
-    yield shots[:count]
-    if count < len(shots):
-        yield from (some for some in combinations(shots, count) if some != tuple(shots[:count]))
 
 
 def _shown(renderer: Renderer, shots: Sequence[Item], prompt: Prompt) -> Shown:
