@@ -182,7 +182,7 @@ def test_smollm2_scores_and_writes_as_in_hf(smollm2: Path) -> None:
     found = {verb: getattr(theirs, verb)(some, True) for verb, some in asked.items()}
     pairs = zip(found["loglikelihood"], mine["loglikelihood"], strict=True)
     for (a, first), (b, second) in pairs:
-        assert a == pytest.approx(b, abs=TOLERANCE)
+        assert a == pytest.approx(b, abs=TOLERANCE, rel=1e-5)  # a sum over several tokens
         assert first == second
     rolled = found["loglikelihood_rolling"]
     assert mine["loglikelihood_rolling"] == pytest.approx(rolled, abs=1e-3)

@@ -56,9 +56,9 @@ def test_scores_in_blocks_equal_the_log_softmax_of_all_logits(
     ends = {0, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, vocabulary - 1, 3}
     tokens = torch.tensor(sorted(end for end in ends if end < vocabulary))
     hidden = torch.randn(len(tokens), WIDTH, generator=torch.Generator().manual_seed(1)).to(dtype)
-    logit, logprob = Float32Head(inner).score(
-        hidden, torch.arange(len(hidden)), tokens, POSTS[post]
-    )
+    head = Float32Head(inner)
+    head.greedy = True
+    logit, logprob, first = head.score(hidden, torch.arange(len(hidden)), tokens, POSTS[post])
     assert logit.dtype == logprob.dtype == torch.float32
     expected = POSTS[post](exactly(inner, hidden))
     rows = torch.arange(len(tokens))
@@ -66,6 +66,12 @@ def test_scores_in_blocks_equal_the_log_softmax_of_all_logits(
     torch.testing.assert_close(
         logprob.double(), expected.log_softmax(-1)[rows, tokens], rtol=1e-5, atol=1e-5
     )
+    # the largest of all is told over the blocks, and only when it is asked for
+    assert first.tolist() == (expected[rows, tokens] == expected.amax(-1)).tolist()
+    best = expected.argmax(-1)
+    assert head.score(hidden, rows, best, POSTS[post])[2].all()
+    head.greedy = False
+    assert not head.score(hidden, rows, best, POSTS[post])[2].any()
 
 
 def test_large_logits_neither_overflow_nor_vanish() -> None:
@@ -184,7 +190,7 @@ def test_what_a_model_does_to_its_logits_is_recognised(name: str) -> None:
     hidden = collected(model, head)
     torch.testing.assert_close(post(head(hidden)), expected, rtol=1e-5, atol=1e-5)
     tokens = IDS[0]
-    logit, logprob = head.score(hidden, torch.arange(len(hidden)), tokens, post)
+    logit, logprob, _ = head.score(hidden, torch.arange(len(hidden)), tokens, post)
     rows = torch.arange(len(tokens))
     torch.testing.assert_close(logit, expected[rows, tokens], rtol=1e-5, atol=1e-5)
     log_softmax = expected.log_softmax(-1)[rows, tokens]
