@@ -436,7 +436,9 @@ def test_smollm2_on_real_questions_equals_plain_windows_and_lm_eval(
     theirs = rolled(lm_eval_model(tmp_path, max_length=64), some)
     alike = {record.id: record for record in backend.measure(some, 64)}
     for one, expected in zip(some, theirs, strict=True):
-        assert abs(alike[one.id].logprob - expected) / math.log(2) / alike[one.id].size < 1e-5
+        off = abs(alike[one.id].logprob - expected) / math.log(2) / alike[one.id].size
+        # float32: of a Chinese word of six characters each byte has 5.8 bits
+        assert off < max(1e-5, 4e-6 * -expected / math.log(2) / alike[one.id].size)
 
 
 def test_a_text_record_survives_the_disk(tmp_path: Path, tiny_model: Path, corpus: Corpus) -> None:

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import signal
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -215,11 +216,19 @@ def search(
 @contextmanager
 def _uninterrupted() -> Generator[None]:
     """Hold an interrupt back; a process that is started meanwhile never sees one."""
+    came: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    # other threads (a library's) take a signal that is blocked in this one
+    usual = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if here else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if here:
+            signal.signal(signal.SIGINT, usual)
+            if came:
+                signal.raise_signal(signal.SIGINT)
 
 
 _Result = tuple[Piece | DataError, tuple[list[_Hit], Read] | None]
