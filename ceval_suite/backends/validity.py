@@ -20,8 +20,12 @@ USUAL = 192
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 """Largest difference of a log-probability between the two paths that rounding explains."""
 
-LEAK = {torch.float32: 1e-5}
-"""How far other rows of a pack may move a log-probability: not at all but for rounding."""
+LEAK = {torch.float32: 5e-5}
+"""How far other rows of a pack may move a log-probability: not at all but for rounding.
+
+What float32 products round to depends on the kernel (1.1e-5 was seen on AVX2, MiniCPM3); models in
+which rows do leak differ by more than `TOLERANCE`.
+"""
 
 
 def check(forward: Forward, rows: Sequence[Row], length: int) -> dict[str, Any]:
