@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -52,19 +52,27 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from disk.
+def read_json(path: Path, leave: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON object from disk, without the keys named in `leave`, which cost no time then.
 
     Raises:
         RunError: unreadable or not an object.
     """
     try:
-        content = _decoded(path.read_bytes())
+        content = _without(path.read_bytes(), leave) if leave else _decoded(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: not readable as JSON ({error}); delete the run folder.") from error
     if not isinstance(content, dict):
         raise RunError(f"{path}: not a JSON object; delete the run folder.")
     return content
+
+
+def _without(content: bytes, leave: Collection[str]) -> Any:
+    try:
+        raw = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        return {k: msgspec.json.decode(v) for k, v in raw.items() if k not in leave}
+    except msgspec.DecodeError:
+        return _decoded(content)
 
 
 def _decoded(content: bytes) -> Any:
@@ -250,11 +258,14 @@ def _short(value: Any) -> str:
 
 def find_runs(folder: Path) -> Iterable[Path]:
     """All folders of answered tasks below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if not BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if not BITS.fullmatch(path.name)]
+
+
+def _holders(folder: Path) -> list[Path]:
+    """All folders with a run.json, in name order."""
+    return sorted(Path(at) for at, _, files in os.walk(folder) if "run.json" in files)
 
 
 def find_bits(folder: Path) -> list[Path]:
     """All folders of measured texts below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if BITS.fullmatch(path.name)]

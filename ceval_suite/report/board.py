@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ ONE_LETTER = 0.8
 """Share of answers on one letter from which the board says so."""
 
 
-def read_summaries(folder: Path) -> list[Summary]:
-    """The summaries of all finished runs below `folder`.
+PARTS = frozenset(("subjects", "categories", "groups", "points", "calibration", "bias", "margins"))
+"""The parts of a summary that only tables of one run show: most of what is in it."""
+
+
+def read_summaries(folder: Path, leave: Collection[str] = ()) -> list[Summary]:
+    """The summaries of all finished runs below `folder`, without the parts named in `leave`.
 
     Raises:
         RunError: the folder is not there or holds no run.
@@ -34,16 +38,17 @@ def read_summaries(folder: Path) -> list[Summary]:
     collecting = gc.isenabled()
     gc.disable()  # thousands of summaries hold no cycles; looking for some takes as long as reading
     try:
-        return [_summary(run) | {"folder": str(run)} for run in runs]
+        return [_summary(run, leave) | {"folder": str(run)} for run in runs]
     finally:
+        gc.freeze()  # nor are they looked through later
         if collecting:
             gc.enable()
 
 
-def _summary(run: Path) -> dict[str, Any]:
+def _summary(run: Path, leave: Collection[str]) -> dict[str, Any]:
     """What a run came to; of one that has not ended, what it was asked."""
     if (run / "summary.json").is_file():
-        return read_json(run / "summary.json")
+        return read_json(run / "summary.json", leave)
     about = read_json(run / "run.json")
     who = about.get("identity", {})
     return {
