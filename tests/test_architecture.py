@@ -27,7 +27,9 @@ data fetch circular request
 issues
 prompt
 extract equivalence
-protocol answer records
+protocol answer lock run_files
+appending
+records
 stats bootstrap power
 methods
 consistency distributions
