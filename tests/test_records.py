@@ -391,7 +391,9 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(RunError, match=r"run\.json: cannot be written \(no space left\); make room"):
+    with pytest.raises(
+        RunError, match=r"run\.json: cannot be written \(no space left\); make room"
+    ):
         write_json(path, {"new": True})
     assert read_json(path) == {"old": True}
 
