@@ -47,7 +47,7 @@ class Lock:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the fall-back to a file; `soft` says it
-                self._lock.acquire(timeout=0)
+                self._take()
         except Timeout as error:
             raise RunError(self._held()) from error
         except (OSError, NotImplementedError) as error:
@@ -60,6 +60,16 @@ class Lock:
             (self.folder / OWNER).unlink(missing_ok=True)
             with open(self.folder / OWNER, "x", encoding="utf-8") as stream:
                 json.dump(_me(), stream, ensure_ascii=False)
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            # the kernel drops a lock with its process; a file that stands for one stays
+            if not (self.soft and _gone(self.folder)):
+                raise
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.acquire(timeout=0)
 
     def _held(self) -> str:
         owner = holder(self.folder)
@@ -98,6 +108,22 @@ def holder(folder: Path) -> dict[str, str]:
         return {key: str(found[key]) for key in ("host", "pid", "user", "since", "command")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+def _gone(folder: Path) -> bool:
+    """Whether the file that stands for a lock is of a process of this machine that has ended."""
+    owner = holder(folder)
+    if not owner:  # left by a kernel's lock, which is told by no content
+        return (folder / LOCK).stat().st_size == 0
+    if owner["host"] != socket.gethostname() or sys.platform == "win32":
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def described(owner: dict[str, str]) -> str:

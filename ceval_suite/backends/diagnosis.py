@@ -36,7 +36,7 @@ def not_finite(
         where += "; all its weights are" if layer else ""
         remedy = "the checkpoint is broken or its dtype too narrow (try --dtype float32)"
     return ModelError(
-        f"{item}: the model's logits are not finite{where}; {remedy}. No score is recorded for it."
+        f"{item}: the model's logits are not finite, and no score is recorded{where}; {remedy}."
     )
 
 
