@@ -136,8 +136,8 @@ def described(owner: dict[str, str]) -> str:
 
 def is_held(folder: Path) -> bool:
     """Whether a process writes there now; looking leaves nothing behind."""
-    if not (folder / LOCK).exists():
-        return False
+    if not (folder / OWNER).exists():
+        return False  # not asked of the lock itself: who comes to take it would find it taken
     lock = FileLock(folder / LOCK)
     try:
         with warnings.catch_warnings():

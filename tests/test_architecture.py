@@ -36,7 +36,7 @@ stats bootstrap power
 methods
 consistency distributions
 calibration bias flips
-exclusions outcomes
+exclusions outcomes inventory
 boards
 metrics ranking
 summary differences
@@ -109,6 +109,7 @@ run
 report.__init__ report.table
 report.changes report.calibration report.board report.bits report.listing report.entry
 report.agreement report.papers
+report.runs
 report.leaderboard report.rescored
 report.compare report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot
@@ -124,6 +125,7 @@ api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
+cli_runs
 cli
 launch
 __main__
@@ -143,6 +145,7 @@ MOUTHS = (
     "cli_report",
     "cli_contamination",
     "cli_harness",
+    "cli_runs",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}

@@ -142,6 +142,11 @@ def moved(bench: Bench) -> None:
     bench.run.rename(bench.path / "elsewhere")
 
 
+def a_folder_for_the_records(bench: Bench) -> None:
+    bench.records.unlink()
+    bench.records.mkdir()
+
+
 def replaced(bench: Bench) -> None:
     other = bench.records.with_name("copy")
     shutil.copy(bench.records, other)
@@ -336,7 +341,7 @@ FAULTS = [
           r"records\.jsonl: line 2 is broken \(nested too deeply\); remove that line", 1, None),
     Fault("fields of a later version", row(more={"a": [1]}, another=None)),
     Fault("line ends of another system", lines(lambda f: [*f], end=b"\r\n")),
-    Fault("a folder for the records", lambda b: (b.records.unlink(), b.records.mkdir()) and None,
+    Fault("a folder for the records", a_folder_for_the_records,
           r"records\.jsonl: a link or no file, .*; use another --out, or delete the folder", 1, None),
     # run.json and summary.json
     Fault("a truncated run.json", lambda b: put("run.json", (b.run / "run.json").read_bytes()[:90])(b),
