@@ -84,6 +84,8 @@ class Bench:
     path: Path
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
+    tiny: Path = Path()
+    llama: Callable[..., Path] = lambda *_, **__: Path()
 
     @property
     def out(self) -> Path:
@@ -171,3 +173,23 @@ def bench(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, before: Path
 def kill(number: int) -> Callable[[], None]:
     """Sends this process a signal."""
     return lambda: os.kill(os.getpid(), number)
+
+
+def address_space() -> int:
+    """Bytes of address space that this process has mapped."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """`python -m tests.faulty N ARGS`: the command line, killed before the model's answer N."""
+    import ceval_suite.run
+
+    model = Hashed(at={int(sys.argv[1]): kill(signal.SIGKILL)})
+    ceval_suite.run.open_backend = lambda _spec, _say: model  # type: ignore[assignment]
+    sys.argv = ["ceval-suite", *sys.argv[2:]]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

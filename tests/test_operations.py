@@ -1,4 +1,4 @@
-"""A run can be watched, found, cleared away and started again by programs that know nothing of it."""
+"""A run can be watched, found, cleared away and started again by programs that do not know it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_index_tells_finished_unfinished_held_and_broken_runs_apart(
     assert (part["records"], part["expected"], part["value"]) == (4, ALL, None)
     assert whole["value"] == summary["metrics"][summary["headline"]]["value"]
     assert whole["date"][:10] == summary["date"]
-    assert re.search(r"pid \d+ of .*: ceval-suite runs", by_name["locked"]["note"])
+    assert re.search(r"pid \d+ of .*: ceval-suite run ", by_name["locked"]["note"])
     assert "put a copy of it back" in by_name["broken"]["note"]
     assert "1 complete, 1 partial, 1 locked, 1 broken" in shown.out
 
@@ -429,7 +429,7 @@ def test_a_job_that_is_taken_its_node_is_queued_again_and_goes_on(
         "PYTHONPATH": str(DEPLOY.parent),
         "SLURM_JOB_ID": "77",
         "MODEL": str(tiny_model),
-        "TASKS": "sample-agieval",
+        "TASKS": "sample-cmmlu",
         "OUT": str(tmp_path / "runs"),
         "MARK": str(tmp_path / "mark"),
         "OMP_NUM_THREADS": "1",
@@ -444,7 +444,7 @@ def test_a_job_that_is_taken_its_node_is_queued_again_and_goes_on(
         progress = json.loads((tmp_path / "runs" / "progress-77.json").read_text())
         assert progress["state"] == state
         assert all(json.loads(line)["event"] for line in done.stderr.splitlines())
-        (run,) = (tmp_path / "runs").glob("*/sample-agieval-*")
+        (run,) = (tmp_path / "runs").glob("*/sample-cmmlu-*")
         kept.append(set(records_in(run)))
     assert requeued.read_text() == "requeue 77\n"
     assert kept[0] < kept[1]

@@ -81,7 +81,13 @@ class Composer:
             apart = [request for request in requests if request.continuations]
         scored = {reply.id: reply for reply in score(only_scored(apart))}
         new = plan.fresh(drafts)
-        with torch.inference_mode(), self._told(lambda draft: owners[id(draft)][0].id):
+
+        def owner(row: Any) -> str:
+            # what is only tried has the tokens of one of the drafts
+            its = (draft for draft in drafts if draft is row or draft.tokens is row.tokens)
+            return owners[id(next(its, drafts[0]))][0].id
+
+        with torch.inference_mode(), self._told(owner):
             written = (
                 self.decoder.write(drafts)
                 if packed
