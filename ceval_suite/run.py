@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import __version__, summary
+from ceval_suite import __version__, beacon, stopping, summary
 from ceval_suite.answer import Judge
 from ceval_suite.asking import Call
-from ceval_suite.backends import identify, open_backend
+from ceval_suite.backends import Unchanged, open_backend
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.errors import ModelError, RunError
 from ceval_suite.fitting import render
@@ -73,7 +73,7 @@ def evaluate(
     watch = watch or Watch()
     if verify and spec.backend != "hf":
         raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
-    weights = identify(spec)
+    weights = Unchanged(spec)
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []
@@ -82,9 +82,11 @@ def evaluate(
         for folder, prepared in dict(zip(folders, tasks, strict=True)).items():
             about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
             about |= prepared.about() | {"ceval_suite": __version__}
-            who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
+            who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights.identity}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))
+            if run.soft_lock:
+                watch.say(f"{folder}: no file locks on this disk; the file .lock stands for one")
             left = _left(prepared, run)
             if not left and _summarized(folder):
                 watch.say(f"{prepared.task.name}: reused {folder}")
@@ -97,7 +99,7 @@ def evaluate(
                 some.append(_Open(prepared, run, left, _label(prepared, tasks)))
         if some:
             watch.say(f"loading {model}")
-            _score(some, (opener or open_backend)(spec, watch.say), watch)
+            _score(some, (opener or open_backend)(spec, watch.say), watch, weights)
         for _, run in runs:
             _summarize(run)
         if verify and runs:
@@ -114,8 +116,10 @@ def _label(prepared: Prepared, tasks: Sequence[Prepared]) -> str:
 
 
 def _summarized(folder: Path) -> bool:
-    path = folder / "summary.json"
-    return path.is_file() and bool(read_json(path).get("complete"))
+    try:
+        return bool(read_json(folder / "summary.json").get("complete"))
+    except RunError:  # none there, or none that can be read: it is made again
+        return False
 
 
 def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
@@ -126,7 +130,20 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
-def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+def _score(some: Sequence[_Open], backend: Backend, watch: Watch, weights: Unchanged) -> None:
+    call = _asked(some, backend, watch)
+    try:
+        with stopping.grace():
+            _answered(some, call, backend, watch, weights)
+    except BaseException:
+        with suppress(RunError):  # of a full disk was told already
+            _leave(some, backend, watch)
+        raise
+    _leave(some, backend, watch)
+
+
+def _asked(some: Sequence[_Open], backend: Backend, watch: Watch) -> Call:
+    """All prompts of all tasks, as one call; run.json notes what it is asked of."""
     call = Call()
     for one in some:
         begun = time.perf_counter()
@@ -140,35 +157,48 @@ def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
         call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
         asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
         watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
+        model, done = one.run.identity["model"], len(one.run.done)
+        beacon.start(model, one.name, done + asked, done)
         one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
         one.tokens = {"total": 0, "computed": 0, "written": 0}
         one.missing = len(prompts)
+    return call
+
+
+def _answered(
+    some: Sequence[_Open], call: Call, backend: Backend, watch: Watch, weights: Unchanged
+) -> None:
+    """Ask, and record each answer as it comes."""
     last = time.perf_counter()
-    try:
-        for answer in call.answers(backend):
-            one = some[answer.task]
-            for record in answer.records:
-                if record.id not in one.run.done:
-                    one.run.append(record)
-                    watch.step(one.name, record)
-            one.tokens["total"] += answer.reply.num_tokens
-            one.tokens["computed"] += answer.reply.new_tokens
-            one.tokens["written"] += answer.reply.written
-            # what passes between two replies is the second one's
-            now = time.perf_counter()
-            one.seconds["scoring"] += now - last
-            last = now
-            one.missing -= bool(answer.records)
-            if answer.records and not one.missing:
-                # what stops a later task must not leave this one unfinished
-                _close(one, backend)
-                _summarize(one.run)
-    finally:
-        watch.stop()
-        for one in some:
-            if one.missing:
-                _close(one, backend)
-            one.run.update({"engine": backend.describe()})  # all tasks of the call included
+    for answer in call.answers(backend):
+        one = some[answer.task]
+        # whatever comes was computed before this moment, and so from the files as they were
+        weights.check()
+        for record in answer.records:
+            if record.id not in one.run.done:
+                one.run.append(record)
+                watch.step(one.name, record)
+                beacon.step(one.run.identity["model"], one.name, record.correct)
+        one.tokens["total"] += answer.reply.num_tokens
+        one.tokens["computed"] += answer.reply.new_tokens
+        one.tokens["written"] += answer.reply.written
+        # what passes between two replies is the second one's
+        now = time.perf_counter()
+        one.seconds["scoring"] += now - last
+        last = now
+        one.missing -= bool(answer.records)
+        if answer.records and not one.missing:
+            # what stops a later task must not leave this one unfinished
+            _close(one, backend)
+            _summarize(one.run)
+
+
+def _leave(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+    watch.stop()
+    for one in some:
+        if one.missing:
+            _close(one, backend)
+        one.run.update({"engine": backend.describe()})  # all tasks of the call included
 
 
 def _summarize(run: RunFolder) -> None:

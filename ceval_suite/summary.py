@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,10 @@ def again(folders: Sequence[Path], *, write: bool) -> list[Rescored]:
 def _again(folder: Path, *, write: bool) -> Rescored:
     about = read_json(folder / "run.json")
     path = folder / "summary.json"
-    before = read_json(path) if path.is_file() else None
+    before: Mapping[str, Any] | None = None
+    if path.is_file():
+        with suppress(RunError):  # it is made again
+            before = read_json(path)
     records = list(read_records(folder / "records.jsonl"))
     if "imported" in about and before:
         return Rescored(folder, before, _imported(before, records, path if write else None))

@@ -7,13 +7,14 @@ never by a list of names.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 
+from ceval_suite import stopping
 from ceval_suite.backends import attention, placement, products
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import (
@@ -28,11 +29,18 @@ from ceval_suite.backends.batching import (
     pack,
     trie,
 )
-from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
+from ceval_suite.backends.head import (
+    Float32Head,
+    LastMLP,
+    Post,
+    Waiting,
+    post_processing,
+    scores,
+)
 from ceval_suite.backends.layout import Layout, Store
-from ceval_suite.backends.sizes import Sizes
+from ceval_suite.backends.sizes import Sizes, no_room, one_row
 from ceval_suite.backends.steps import Step
-from ceval_suite.errors import ModelError
+from ceval_suite.errors import ModelError, no_memory
 
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
@@ -118,13 +126,14 @@ class Forward:
         for row in rows:
             row.new = len(row.tokens)
         for row in sorted(rows, key=lambda row: -len(row.tokens)):
+            stopping.point()
             self.computed += len(row.tokens)
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
             for at in range(0, len(row.reads), self._width):
                 some = row.reads[at : at + self._width]
-                with _memory(len(row.tokens)):
+                with one_row(len(row.tokens)):
                     logits = self._logits(ids, [read.position for read in some])
-                    scored = list(_scores(some, logits))
+                    scored = list(scores(some, logits))
                 yield from scored
 
     def _logits(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
@@ -164,12 +173,15 @@ class Forward:
         store = Store(max(len(row.tokens) for row in rows))
         for some, result in self.passes(nodes, store, collect=collect, most=most, cut=cut):
             if waiting is None or waiting.post is None:
-                yield from _scores(some.reads, result) if some.reads else ()
+                yield from scores(some.reads, result) if some.reads else ()
             else:
                 place = {at: row for row, at in enumerate(sorted(set(some.at)))}
                 yield from waiting.add(some.reads, [place[at] for at in some.at], result)
+            if stopping.asked():
+                break
         if waiting is not None:
             yield from waiting.flush()
+        stopping.point()
 
     def use_packed(self) -> None:
         """Have the model attend as packed passes need it.
@@ -187,6 +199,7 @@ class Forward:
 
     def step(self, step: Step, tokens: Sequence[int]) -> torch.Tensor:
         """Logits [A, V] after one more token of each of A rows."""
+        stopping.point()
         self.use_packed()  # between two steps the model may have been used for something else
         ids = torch.tensor(tokens, device=self.device)[None]
         inputs = {"position_ids": step.positions[None], "attention_mask": None}
@@ -229,7 +242,7 @@ class Forward:
             if result is None:
                 size = len(some.tokens)
                 if size <= SMALLEST:
-                    raise _no_memory(size)
+                    raise no_room(size)
                 if self.in_step:
                     raise ModelError(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
@@ -299,7 +312,9 @@ class Forward:
             raise ModelError(
                 f"rows like these cannot be packed ({error}); add --engine plain."
             ) from error
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not no_memory(error):
+                raise
             # acted on by the caller, when this traceback no longer keeps the pass's tensors alive
             return None
 
@@ -335,26 +350,3 @@ class Forward:
             )
             self._use(implementation)
         return self._post
-
-
-def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
-    """Scores of reads from their logits [len(reads), V]."""
-    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
-    raw = logits.gather(1, wanted)[:, 0]
-    logprobs = raw - logits.logsumexp(-1)
-    greedy = raw >= logits.amax(-1)
-    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
-        yield Score(read, *values)
-
-
-def _no_memory(tokens: int) -> ModelError:
-    advice = "use a smaller dtype or another device."
-    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
-
-
-@contextmanager
-def _memory(tokens: int) -> Generator[None, None, None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise _no_memory(tokens) from None

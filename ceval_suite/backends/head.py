@@ -186,6 +186,16 @@ class Waiting:
                 yield Score(reads[k], *values)
 
 
+def scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
+    """Scores of reads from their logits [len(reads), V]."""
+    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
+    raw = logits.gather(1, wanted)[:, 0]
+    logprobs = raw - logits.logsumexp(-1)
+    greedy = raw >= logits.amax(-1)
+    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
+        yield Score(read, *values)
+
+
 class LastMLP:
     """The feed-forward part of the last layer, computed only where something is read.
 

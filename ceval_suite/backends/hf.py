@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from ceval_suite.backends import (
@@ -19,9 +20,10 @@ from ceval_suite.backends import (
     writing,
 )
 from ceval_suite.backends.attention import ways_on
-from ceval_suite.backends.base import NOT_FINITE, Say
+from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
+from ceval_suite.backends.diagnosis import not_finite
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
 from ceval_suite.backends.validity import USUAL, check
@@ -48,8 +50,10 @@ class _Job:
         requests: Sequence[Request],
         encoded: Sequence[Encoded],
         todo: Sequence[Row],
+        forward: Forward,
     ) -> None:
         self.requests = requests
+        self._forward = forward
         self.encoded = encoded
         self._rows = todo
         self._new: dict[int, int] | None = None
@@ -64,7 +68,9 @@ class _Job:
         """
         index = score.read.slot[0]
         if not abs(score.logprob) < float("inf"):
-            raise ModelError(f"{self.requests[index].id}: {NOT_FINITE}")
+            one = self.encoded[index]
+            row = np.asarray([*one.head, *one.tails[score.read.slot[1]][:-1]])
+            raise not_finite(self._forward.model, self.requests[index].id, self._forward, row)
         self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
         self._missing[index] -= 1
         if self._missing[index] == 0:
@@ -219,7 +225,7 @@ class HFBackend:
                     coming.append(pool.submit(self._encode, chunks[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
-                job = _Job(chunk, encoded, todo)
+                job = _Job(chunk, encoded, todo, self.forward)
                 for score in self._scores(encoded, todo):
                     yield from job.take(score)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ceval_suite.backends.batching import Pack
+from ceval_suite.errors import ModelError, no_memory
 
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 """Tokens of a pack that are tried on a kind of device; the fastest is kept."""
@@ -52,3 +53,24 @@ class Sizes:
             self.now = self._trials[0]
         else:
             self.now = max(self._rates, key=lambda s: max(self._rates[s]))
+
+
+def no_room(tokens: int) -> ModelError:
+    """What to say when not even one row fits."""
+    advice = "use a smaller dtype or another device."
+    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
+
+
+@contextmanager
+def one_row(tokens: int) -> Generator[None, None, None]:
+    """Within it, a row of so many tokens is computed alone.
+
+    Raises:
+        ModelError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        raise no_room(tokens) from None
