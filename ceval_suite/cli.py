@@ -22,6 +22,7 @@ from ceval_suite.cli_contamination import contamination
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
+from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
@@ -42,7 +43,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (board, compare, calibration, bits, report, contamination):
+for verb in (board, compare, gate, calibration, bits, report, contamination):
     app.command()(verb)
 for verb in (export, score, rescore, papers, agreement):
     app.command()(verb)

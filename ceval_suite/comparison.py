@@ -157,6 +157,8 @@ def pair(first: Path, second: Path) -> tuple[list[tuple[Side, Side]], list[Side]
         RunError: neither a pair of runs nor a pair of measured texts, and why.
     """
     ours, theirs = runs(first), runs(second)
+    for found in (ours, theirs):
+        _once(found)
     by_protocol = {side.protocol: side for side in theirs}
     pairs = [(one, by_protocol[one.protocol]) for one in ours if one.protocol in by_protocol]
     common = {one.protocol for one, _ in pairs}
@@ -171,13 +173,25 @@ def pair(first: Path, second: Path) -> tuple[list[tuple[Side, Side]], list[Side]
         other = tasks.get(one.about.get("task"))
         if other is not None:
             raise RunError(
-                f"{one.path} and {other.path} are of different protocols ({_unlike(one, other)}); "
+                f"{one.path} and {other.path} are of different protocols ({unlike(one, other)}); "
                 "only answers to the same questions can be compared: run one of them again."
             )
     raise RunError(f"{first} and {second} have no task in common; run both on the same tasks.")
 
 
-def _unlike(one: Side, other: Side) -> str:
+def _once(found: Sequence[Side]) -> None:
+    seen: dict[str, Path] = {}
+    for side in found:
+        other = seen.setdefault(side.protocol, side.path)
+        if other != side.path:
+            raise RunError(
+                f"{other} and {side.path} are two runs of one protocol by one model; name one of "
+                "them, or remove the other."
+            )
+
+
+def unlike(one: Side, other: Side) -> str:
+    """The first thing in which two runs were asked differently, in words."""
     for key in ASKED:
         a, b = one.about.get(key), other.about.get(key)
         if isinstance(a, Mapping):

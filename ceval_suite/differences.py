@@ -171,16 +171,22 @@ def _plain(
     return Difference(one, two, change, p, n, share, power.detectable(n, share))
 
 
+def clustered(parts: Sequence[Stratum], weights: Sequence[float]) -> tuple[Estimate, int]:
+    """The weighted mean of changes that belong together, and Student's number of clusters.
+
+    Over the clusters of one stratum it is Student's; of several, normal with their variances: 0.
+    """
+    changes = [stats.mean_difference(one.values, one.clusters) for one in parts]
+    if len(changes) == 1:
+        return changes[0], len(set(parts[0].clusters))
+    return stats.weighted(changes, weights, least=-1.0), 0
+
+
 def _clustered(
     strata: Sequence[Sequence[Pair]], weights: Sequence[float], value: Callable[[Record], float]
 ) -> tuple[Estimate, float]:
-    """Student's over the clusters of one subject; of several, normal with their variances."""
-    parts = [_stratum(some, value) for some in strata]
-    changes = [stats.mean_difference(one.values, one.clusters) for one in parts]
-    if len(changes) == 1:
-        return changes[0], stats.student_p(changes[0], len(set(parts[0].clusters)))
-    change = stats.weighted(changes, weights, least=-1.0)
-    return change, stats.normal_p(change)
+    change, groups = clustered([_stratum(some, value) for some in strata], weights)
+    return change, stats.student_p(change, groups)
 
 
 def needed(found: Difference, difference: float) -> int | None:

@@ -36,9 +36,10 @@ exclusions outcomes
 boards
 metrics ranking
 summary differences
-standings
+standings inferiority
 arrange
 comparison
+gate
 prepare
 texts finished agreement
 papers frames
@@ -105,7 +106,7 @@ report.changes report.calibration report.board report.bits report.listing report
 report.agreement report.papers
 report.leaderboard report.rescored
 report.compare report.quantisation report.extension report.audit report.contamination
-report.tokenizers report.tokenizer_plot
+report.tokenizers report.tokenizer_plot report.gate
 site.__init__ site.chunks
 site.collect
 site.prompts site.pairs site.tables
@@ -117,7 +118,7 @@ quantised demo
 api
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
+cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness cli_gate
 cli
 launch
 __main__
@@ -137,6 +138,7 @@ MOUTHS = (
     "cli_report",
     "cli_contamination",
     "cli_harness",
+    "cli_gate",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
