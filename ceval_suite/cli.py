@@ -179,6 +179,10 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -205,7 +209,7 @@ def run(
     if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     names = listed(subjects) or None
-    base = Selection(None, None, split, names, limit, data, chat, circular)
+    base = Selection(None, None, split, names, limit, data, chat, circular, items, seed)
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})

@@ -20,7 +20,8 @@ from ceval_suite.exclusions import Exclusions
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
 from ceval_suite.schema import Estimate, Record, TextRecord
 
-ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "data")
+ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "subset")
+ASKED += ("data",)
 """Keys of run.json that say what was asked, in the order in which a difference is told."""
 
 
@@ -194,8 +195,10 @@ def unlike(one: Side, other: Side) -> str:
     """The first thing in which two runs were asked differently, in words."""
     for key in ASKED:
         a, b = one.about.get(key), other.about.get(key)
-        if isinstance(a, Mapping):
-            a, b = a.get("sha256", "")[:8], (b or {}).get("sha256", "")[:8]
+        if key == "data":
+            a, b = ((of or {}).get("sha256", "")[:8] for of in (a, b))
+        if key == "subset":
+            a, b = (of and f"of {of['items']} items, seed {of['seed']}," for of in (a, b))
         if a != b:
             return f"{key} {_words(a)} and {_words(b)}"
     return "the wording or version of the task"
@@ -222,7 +225,8 @@ def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
     task = load_task(str(first.about["task"]))
     fixed, broke = differences.counts(judged)
     clustered = not differences.alone(judged)
-    found = differences.averages(task, judged) if judged else {}
+    sizes = subset_sizes(first)
+    found = differences.averages(task, judged, sizes) if judged else {}
     return Versus(
         first=first,
         second=second,
@@ -239,9 +243,15 @@ def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
         same_tokenizer=_same_tokenizer(first, second),
         exact=None if clustered else stats.mcnemar(fixed, broke),
         differences=found,
-        resampled=differences.resampled(task, judged) if judged and resample else {},
+        resampled=differences.resampled(task, judged, sizes) if judged and resample else {},
         pairs=pairs,
     )
+
+
+def subset_sizes(side: Side) -> Mapping[str, int] | None:
+    """The records that subjects have in the whole, where a run is of a subset."""
+    subset = side.about.get("subset")
+    return subset["sizes"] if subset else None
 
 
 def without(side: Side, lists: Sequence[Exclusions]) -> Side:

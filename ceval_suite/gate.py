@@ -144,8 +144,10 @@ def judge(candidate: Path, baseline: Path, rules: Rules | None = None) -> Verdic
                 f"{before.path} and {after.path} have gold labels for different items; rescore or "
                 "relabel both in the same way."
             )
-        cases.append((inferiority.evidence(task, *both), margin))
-        one, two = (metrics.average(task.average, standings.parts_of(o), task) for o in both)
+        sizes = comparison.subset_sizes(before)
+        cases.append((inferiority.evidence(task, *both, sizes), margin))
+        rule, parts = task.average, [standings.parts_of(one) for one in both]
+        one, two = (metrics.average(rule, some, task, sizes) for some in parts)
         sides.append((before.about, metrics.HEADLINES[task.average], one, two))
     found = inferiority.decide(cases, rules.mode, rules.alpha)
     chances = [inferiority.fails_any(cases, d, rules.mode, rules.alpha) for d in (DROP, 0.0)]

@@ -9,14 +9,14 @@ With `non-inferiority` it passes only where it is proven not to have fallen by s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.special import bdtr, betainc, ndtr, ndtri, stdtr, stdtrit
 
-from ceval_suite import differences, power, stats
+from ceval_suite import differences, metrics, power, stats
 from ceval_suite.bootstrap import Stratum
 from ceval_suite.outcomes import Outcomes
 from ceval_suite.schema import Estimate
@@ -144,8 +144,15 @@ class Clustered:
 Evidence: TypeAlias = Single | Clustered
 
 
-def evidence(task: Task, baseline: Outcomes, candidate: Outcomes) -> Evidence:
+def evidence(
+    task: Task,
+    baseline: Outcomes,
+    candidate: Outcomes,
+    sizes: Mapping[str, int] | None = None,
+) -> Evidence:
     """What two runs over the same items say of the change in the task's official average.
+
+    Of a subset, `sizes` are the records that subjects have in the whole.
 
     Raises:
         ValueError: runs of different items.
@@ -156,11 +163,11 @@ def evidence(task: Task, baseline: Outcomes, candidate: Outcomes) -> Evidence:
     sides = (baseline, candidate)
     before, after = ((one.score if rule == "points" else one.right) for one in sides)
     counts = list(baseline.subjects.values())
-    worth = [task.subjects[s].points if rule == "points" else 1.0 for s in baseline.subjects]
-    weights = [1.0 if rule == "macro" else w * n for w, n in zip(worth, counts, strict=True)]
+    whole = {s: sizes[s] for s in baseline.subjects} if sizes else baseline.subjects
+    weights = metrics.weights(rule, task, whole)
     column = 1 if rule == "points" else 0
-    whole = all(bool(np.isin(one.values[:, column], (0, 1)).all()) for one in sides)
-    if baseline.cluster is not None or not whole:
+    plain = all(bool(np.isin(one.values[:, column], (0, 1)).all()) for one in sides)
+    if baseline.cluster is not None or not plain:
         change = after - before
         names = range(baseline.n) if baseline.cluster is None else baseline.cluster.tolist()
         parts: list[Stratum] = []
@@ -175,7 +182,7 @@ def evidence(task: Task, baseline: Outcomes, candidate: Outcomes) -> Evidence:
         np.bincount(subject[one > other], minlength=len(counts)).tolist()
         for one, other in ((after, before), (before, after))
     )
-    if rule == "micro":  # over items, whatever their subjects
+    if rule == "micro" and not sizes:  # over items, whatever their subjects
         return Single(baseline.n, float(baseline.n), float(sum(fixed)), float(sum(broke)))
     strata = [stats.Pairs(*each) for each in zip(counts, fixed, broke, strict=True)]
     items, up, down, _ = stats.effective(strata, weights)

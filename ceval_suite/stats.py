@@ -24,7 +24,7 @@ def wilson(successes: float, n: int) -> Estimate:
     if n <= 0:
         raise ValueError("a share of no items has no value")
     p = successes / n
-    low, high = _score_interval(p, n)
+    low, high = share_interval(p, n)
     return Estimate(value=p, n=n, stderr=math.sqrt(p * (1 - p) / n), low=low, high=high)
 
 
@@ -43,7 +43,8 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
     return Estimate(value=found.value, n=n, stderr=found.stderr, low=low, high=high)
 
 
-def _score_interval(p: float, n: float) -> tuple[float, float]:
+def share_interval(p: float, n: float) -> tuple[float, float]:
+    """Wilson's interval of a share, of as many items as know as much."""
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -66,7 +67,7 @@ def share(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     p = math.fsum(values) / n
     variance = _variance(values, clusters)
     effective = p * (1 - p) / variance if variance else groups
-    low, high = _score_interval(p, effective * (Z / _quantile(groups)) ** 2)
+    low, high = share_interval(p, effective * (Z / _quantile(groups)) ** 2)
     return Estimate(value=p, n=n, stderr=math.sqrt(variance), low=min(low, p), high=max(high, p))
 
 

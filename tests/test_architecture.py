@@ -25,11 +25,11 @@ catalog
 files exams
 data fetch circular request
 issues
-prompt
+prompt subset
 extract equivalence
 protocol answer records
 stats bootstrap power
-methods
+methods stratified
 consistency distributions
 calibration bias flips
 exclusions outcomes
