@@ -67,6 +67,7 @@ def asked(about: Mapping[str, Any]) -> Summary:
         "split": about.get("split", ""),
         "shots": about.get("shots", 0),
         "limit": about.get("limit"),
+        "subset": about.get("subset"),
         "chat": about.get("chat", False),
         "circular": about.get("circular", False),
         "same_shots": about.get("same_shots"),
@@ -83,6 +84,10 @@ def label(summary: Summary) -> str:
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
+    subset = summary.get("subset")
+    if subset:
+        seed = f" by seed {subset['seed']}" if subset["seed"] else ""
+        extra.append(f"{subset['items']:,} of {subset['of']:,} items{seed}")
     if summary.get("labels_from"):
         extra.append(f"labels of {summary['labels_from']}")
     chosen = summary.get("subjects_chosen")
@@ -192,12 +197,25 @@ def remarks(summaries: Sequence[Summary]) -> Iterable[str]:
     lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
+    yield from _whole(summaries)
     yield from _one_letter(summaries)
     yield from _answers(summaries)
     for summary in summaries:
         if summary.get("missing"):
             names = ", ".join(summary["missing"][:5])
             yield f"{summary['model']}, {summary['task']}: no average, records missing for {names}"
+
+
+def _whole(summaries: Sequence[Summary]) -> Iterable[str]:
+    """What runs of a subset say of the whole benchmark."""
+    for summary in summaries:
+        found = (summary.get("whole") or {}).get(str(summary.get("headline")))
+        if summary.get("complete") and found:
+            shown = table.estimate(Estimate(**found)).text
+            yield (
+                f"{summary['model']} on {label(summary)}: estimated by subject; a run of all "
+                f"{summary['subset']['of']:,} items would come to {shown}"
+            )
 
 
 def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:

@@ -33,6 +33,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def allowed(value: float) -> str:
+    """A drop in percentage points, with as many decimals as it has, up to three."""
+    return f"{100 * value:.3f}".rstrip("0").rstrip(".")
+
+
 def probability(p: float) -> Cell:
     """A p-value with three decimals, or below what they show."""
     return Cell(text=f"{p:.3f}" if p >= 0.001 else "<0.001", value=p)
