@@ -57,12 +57,15 @@ def evaluate(
     *,
     verify: int = 0,
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
     All tasks go to the model in one call, so that what they share is computed once. The model is
     loaded only when something is left to score. `verify` items are scored again by the plain path
-    in float32 and compared. `opener` loads the model in place of `open_backend`.
+    in float32 and compared. `opener` loads the model in place of `open_backend`, and `identity`
+    then says which one it is; `notes` are added to run.json.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
@@ -73,7 +76,7 @@ def evaluate(
     watch = watch or Watch()
     if verify and spec.backend != "hf":
         raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
-    weights = identify(spec)
+    weights = identify(spec) if identity is None else identity
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []
@@ -81,7 +84,7 @@ def evaluate(
         # a task that is asked for twice is one run
         for folder, prepared in dict(zip(folders, tasks, strict=True)).items():
             about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
-            about |= prepared.about() | {"ceval_suite": __version__}
+            about |= prepared.about() | {"ceval_suite": __version__} | dict(notes or {})
             who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))

@@ -19,6 +19,10 @@ from ceval_suite.records import find_runs, read_json, read_records, write_json
 from ceval_suite.schema import Record
 
 
+SERIES = ("series", "step")
+"""What run.json says of a checkpoint of a training job: which job, and after how many steps."""
+
+
 @dataclass(frozen=True)
 class Rescored:
     """One run scored again: what summary.json held, None where there was none, and what it is."""
@@ -67,6 +71,7 @@ def of_run(
         "seconds": about.get("seconds", {}),
         "engine": about.get("engine", {}).get("path", {}),
         **({"labels_from": Path(labels_from["place"]).name} if labels_from else {}),
+        **{key: about[key] for key in SERIES if key in about},
     }
 
 

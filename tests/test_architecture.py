@@ -47,10 +47,10 @@ harness_groups harness_files
 harness_results harness_values harness_folder harness_asked
 harness_import exports
 relabel
-backends.base backends.batching backends.products
+backends.base backends.batching backends.products backends.lending
 backends.ranks
-backends.placement
-backends.tiles
+backends.placement backends.shards
+backends.tiles backends.undisturbed
 backends.layout
 backends.native
 backends.steps backends.sizes
@@ -79,7 +79,7 @@ backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
 backends.composing
 backends.hf backends.proof
-backends.writer
+backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 asking fitting bits backends.harness

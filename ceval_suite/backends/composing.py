@@ -25,7 +25,7 @@ Score = Callable[[Sequence[Request]], Iterator[Reply]]
 
 
 class Composer:
-    """Writes, and follows chains, with one model."""
+    """Writes, and follows chains, with one model; nothing in it keeps gradients from being made."""
 
     def __init__(
         self,
@@ -77,25 +77,24 @@ class Composer:
             apart = [request for request in requests if request.continuations]
         scored = {reply.id: reply for reply in score(only_scored(apart))}
         new = plan.fresh(drafts)
-        with torch.inference_mode():
-            written = (
-                self.decoder.write(drafts)
-                if packed
-                else one_by_one(self.decoder.forward, drafts, self.pen, self._pad)
-            )
-            for draft in written:
-                for number, request in enumerate(owners[id(draft)]):
-                    computed = 0 if number else new[id(draft)] + len(draft.ids)
-                    reply = _scored(request, draft.scores, len(draft.tokens), computed)
-                    other = scored.get(request.id)
-                    if other is not None:
-                        reply = replace(other, new_tokens=other.new_tokens + computed)
-                    yield replace(
-                        reply,
-                        text=draft.text,
-                        finished=draft.finished,
-                        written=len(draft.ids),
-                    )
+        written = (
+            self.decoder.write(drafts)
+            if packed
+            else one_by_one(self.decoder.forward, drafts, self.pen, self._pad)
+        )
+        for draft in written:
+            for number, request in enumerate(owners[id(draft)]):
+                computed = 0 if number else new[id(draft)] + len(draft.ids)
+                reply = _scored(request, draft.scores, len(draft.tokens), computed)
+                other = scored.get(request.id)
+                if other is not None:
+                    reply = replace(other, new_tokens=other.new_tokens + computed)
+                yield replace(
+                    reply,
+                    text=draft.text,
+                    finished=draft.finished,
+                    written=len(draft.ids),
+                )
 
     def follow(
         self, chains: Sequence[list[Request]], limit: int, packs: Packs, left: list[Request]
@@ -116,18 +115,17 @@ class Composer:
             left += [request for draft in some for request in draft.requests]
             some = []
         new = plan.fresh(some)
-        with torch.inference_mode():
-            for draft in self.decoder.write(some) if some else ():
-                before = len(draft.tokens) - new[id(draft)]
-                for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
-                    reply = _scored(request, scores, tokens, tokens - before)
-                    before = tokens
-                    yield reply
-                rest = draft.requests[len(draft.answers) :]
-                if rest:
-                    # the first of them goes on from what is answered
-                    left += [draft.going_on(rest[0])]
-                    left += rest[1:]
+        for draft in self.decoder.write(some) if some else ():
+            before = len(draft.tokens) - new[id(draft)]
+            for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
+                reply = _scored(request, scores, tokens, tokens - before)
+                before = tokens
+                yield reply
+            rest = draft.requests[len(draft.answers) :]
+            if rest:
+                # the first of them goes on from what is answered
+                left += [draft.going_on(rest[0])]
+                left += rest[1:]
         self.encoder.forget()
 
     def _one(self, request: Request) -> tuple[Tokens, tuple[int, ...]] | None:

@@ -7,8 +7,8 @@ never by a list of names.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,17 @@ from ceval_suite.backends.batching import (
     pack,
     trie,
 )
-from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
+from ceval_suite.backends.head import (
+    Float32Head,
+    LastMLP,
+    Post,
+    Waiting,
+    post_processing,
+    scores,
+)
 from ceval_suite.backends.layout import Layout, Store
-from ceval_suite.backends.sizes import Sizes
+from ceval_suite.backends.lending import OWN, Lent
+from ceval_suite.backends.sizes import Sizes, in_memory, no_memory
 from ceval_suite.backends.steps import Step
 from ceval_suite.errors import ModelError
 
@@ -58,13 +66,15 @@ FAILURES = (
 class Forward:
     """Runs rows through one model."""
 
-    def __init__(self, model: Any, say: Say, memory: int | None = None) -> None:
+    def __init__(self, model: Any, say: Say, memory: int | None = None, lent: Lent = OWN) -> None:
         """`memory` caps weights, kept keys and values, and the work on a pack, in bytes."""
         self.model = model
         self.memory = memory
         self.say = say
         self.device = placement.input_device(model)
-        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.dtype = lent.dtype or next(
+            p.dtype for p in model.parameters() if p.is_floating_point()
+        )
         self.computed = 0
         self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
@@ -82,14 +92,24 @@ class Forward:
         self._head: Float32Head | None = None
         self._post: Post | None = None
         self._last = LastMLP.of(model)
-        if products.plain(inner) and placement.in_one_piece(inner.weight):
+        if lent.whole and products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
-        # where memory is capped, nothing is held twice
-        room = products.PACKED if memory is None else 0
-        self._linears = products.Linears(model, apart=inner, room=room)
+        # where memory is capped, nothing is held twice; nor of weights that training changes
+        own = lent is OWN
+        room = products.PACKED if memory is None and own else 0
+        alone = model if lent.whole else torch.nn.Identity()
+        self._linears = products.Linears(alone, apart=inner, room=room)
         attention.register()
-        products.keep_memory()
+        if own:
+            products.keep_memory()
+
+    def give_back(self) -> None:
+        """Take out of the model what was put into it."""
+        if self._head is not None:
+            self.model.set_output_embeddings(self._head.inner)
+        self._last.give_back()
+        self._use(self._plain)
 
     def keep_in_step(self) -> None:
         """Decide nothing by time or by what fits here: other processes make the same passes."""
@@ -122,9 +142,9 @@ class Forward:
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
             for at in range(0, len(row.reads), self._width):
                 some = row.reads[at : at + self._width]
-                with _memory(len(row.tokens)):
+                with in_memory(len(row.tokens)):
                     logits = self._logits(ids, [read.position for read in some])
-                    scored = list(_scores(some, logits))
+                    scored = list(scores(some, logits))
                 yield from scored
 
     def _logits(self, ids: torch.Tensor, at: Sequence[int], **inputs: Any) -> torch.Tensor:
@@ -164,7 +184,7 @@ class Forward:
         store = Store(max(len(row.tokens) for row in rows))
         for some, result in self.passes(nodes, store, collect=collect, most=most, cut=cut):
             if waiting is None or waiting.post is None:
-                yield from _scores(some.reads, result) if some.reads else ()
+                yield from scores(some.reads, result) if some.reads else ()
             else:
                 place = {at: row for row, at in enumerate(sorted(set(some.at)))}
                 yield from waiting.add(some.reads, [place[at] for at in some.at], result)
@@ -229,7 +249,7 @@ class Forward:
             if result is None:
                 size = len(some.tokens)
                 if size <= SMALLEST:
-                    raise _no_memory(size)
+                    raise no_memory(size)
                 if self.in_step:
                     raise ModelError(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
@@ -335,26 +355,3 @@ class Forward:
             )
             self._use(implementation)
         return self._post
-
-
-def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
-    """Scores of reads from their logits [len(reads), V]."""
-    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
-    raw = logits.gather(1, wanted)[:, 0]
-    logprobs = raw - logits.logsumexp(-1)
-    greedy = raw >= logits.amax(-1)
-    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
-        yield Score(read, *values)
-
-
-def _no_memory(tokens: int) -> ModelError:
-    advice = "use a smaller dtype or another device."
-    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
-
-
-@contextmanager
-def _memory(tokens: int) -> Generator[None, None, None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise _no_memory(tokens) from None

@@ -137,6 +137,16 @@ def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> P
     return None
 
 
+def scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
+    """Scores of reads from their logits [len(reads), V]."""
+    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
+    raw = logits.gather(1, wanted)[:, 0]
+    logprobs = raw - logits.logsumexp(-1)
+    greedy = raw >= logits.amax(-1)
+    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
+        yield Score(read, *values)
+
+
 class Waiting:
     """Hidden states waiting for the head."""
 
@@ -194,10 +204,19 @@ class LastMLP:
     """
 
     def __init__(self, module: Any) -> None:
+        self._module = module
         self._real = module.forward if module is not None else None
+        self._own = module is not None and "forward" in vars(module)
         self._where: tuple[torch.Tensor, int] | None = None
         if module is not None:
             module.forward = self._forward
+
+    def give_back(self) -> None:
+        """Leave the part as it was found."""
+        if self._own:
+            self._module.forward = self._real
+        elif self._module is not None:
+            del self._module.forward
 
     @classmethod
     def of(cls, model: Any) -> LastMLP:

@@ -23,21 +23,15 @@ from ceval_suite.backends.base import NOT_FINITE, Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
 from ceval_suite.backends.forward import Forward
-from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
+from ceval_suite.backends.lending import OWN, Lent
+from ceval_suite.backends.tokens import TOGETHER, Encoded, Encoder, rows, together
 from ceval_suite.backends.validity import USUAL, check
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request, Text, TextRecord
 
-CHUNK = 1024
-"""Requests that are tokenised and planned together, at least: while one chunk is computed, the
-next is tokenised."""
-
 TEXTS = 256
 """Whole texts that are tokenised together."""
-
-APART = 64
-"""Chunks are cut only between contexts that share fewer characters than this."""
 
 
 class _Job:
@@ -98,8 +92,14 @@ class _Job:
 class HFBackend:
     """Scores with a transformers model on one device, or on several."""
 
-    def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
-        """Load tokenizer and weights.
+    def __init__(
+        self,
+        spec: ModelSpec,
+        say: Say = lambda _: None,
+        loaded: loading.Loaded | None = None,
+        lent: Lent = OWN,
+    ) -> None:
+        """Load tokenizer and weights, or take those that are `loaded` already, perhaps `lent`.
 
         Raises:
             ModelError: anything that keeps the checkpoint from being the one that was meant.
@@ -109,12 +109,14 @@ class HFBackend:
         self._shared = spec.tp_plan is not None and ranks.count() > 1
         if self._shared:
             ranks.tell(spec)
-        self.loaded = loading.load(spec)
+        self._agreed = ranks.agreed if self._shared else lent.agreed
+        self.loaded = loaded or loading.load(spec)
         self.model = self.loaded.model
-        self.forward = Forward(self.model, say, spec.memory_bytes)
+        self.forward = Forward(self.model, say, spec.memory_bytes, lent)
         self.device = self.forward.device
-        if self._shared:
+        if self._agreed:
             self.forward.keep_in_step()
+        if self._shared:
             versions = self.loaded.about["versions"]
             ways = ways_on(self.device.type, self.loaded.dtype)
             ranks.check_alike("versions or kernels", (versions, ways))
@@ -142,7 +144,7 @@ class HFBackend:
             self.forward,
             self.encoder,
             self._numbers,
-            ranks.agreed if self._shared else str,
+            self._agreed or str,
         )
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
@@ -177,6 +179,10 @@ class HFBackend:
         requests = list(requests)
         if self._shared:
             ranks.tell(requests)
+        yield from self.answers(requests)
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """As `ask`, in whatever mode of autograd the caller wants."""
         chains, others = rounds.chains(requests)
         yield from rounds.asked(self._answer, others)
         yield from self._follow(chains)
@@ -184,8 +190,8 @@ class HFBackend:
     def _answer(self, requests: Sequence[Request]) -> Iterator[Reply]:
         yield from self._score([r for r in requests if not r.max_new_tokens])
         written = [r for r in requests if r.max_new_tokens]
-        for first in range(0, len(written), CHUNK):
-            for reply in self._write(written[first : first + CHUNK]):
+        for first in range(0, len(written), TOGETHER):
+            for reply in self._write(written[first : first + TOGETHER]):
                 self._total += reply.num_tokens + reply.written
                 yield reply
 
@@ -210,13 +216,13 @@ class HFBackend:
         yield from rounds.asked(self._answer, left)
 
     def _score(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        chunks = _chunks(requests)
+        parts = together(requests)
         with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]
-            for number, chunk in enumerate(chunks):
+            coming = [pool.submit(self._encode, chunk) for chunk in parts[:1]]
+            for number, chunk in enumerate(parts):
                 encoded = coming.pop().result()
-                if number + 1 < len(chunks):
-                    coming.append(pool.submit(self._encode, chunks[number + 1]))
+                if number + 1 < len(parts):
+                    coming.append(pool.submit(self._encode, parts[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
                 job = _Job(chunk, encoded, todo)
@@ -330,21 +336,8 @@ class HFBackend:
             new = self._checked < length and (length == usual or crossed)
             if self.path["attention"] != "plain" and new:
                 found = check(self.forward, todo, length)
-                self.path = ranks.agreed(found) if self._shared else found
+                self.path = self._agreed(found) if self._agreed else found
                 self._checked = length
                 if self.path["attention"] == "plain":
                     self.say(f"plain path: {self.path['reason']}")
         return self.path["attention"] == "packed"
-
-
-def _chunks(requests: Sequence[Request]) -> list[list[Request]]:
-    """Requests in the order of their contexts, cut where neighbours share little."""
-    out: list[list[Request]] = []
-    for request in sorted(requests, key=lambda request: request.context):
-        apart = not out or (
-            len(out[-1]) >= CHUNK and shared(out[-1][-1].context, request.context) < APART
-        )
-        if apart:
-            out.append([])
-        out[-1].append(request)
-    return out

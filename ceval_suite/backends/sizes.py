@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ceval_suite.backends.batching import Pack
+from ceval_suite.errors import ModelError
 
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 """Tokens of a pack that are tried on a kind of device; the fastest is kept."""
@@ -52,3 +53,18 @@ class Sizes:
             self.now = self._trials[0]
         else:
             self.now = max(self._rates, key=lambda s: max(self._rates[s]))
+
+
+def no_memory(tokens: int) -> ModelError:
+    """What to say of a row that does not fit."""
+    advice = "use a smaller dtype or another device."
+    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
+
+
+@contextmanager
+def in_memory(tokens: int) -> Generator[None, None, None]:
+    """Within it, memory that runs out on a row is a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise no_memory(tokens) from None

@@ -27,6 +27,13 @@ HEAD = 120
 LINE = 256
 """A last line longer than this is cut at a blank, or anywhere, instead of at its start."""
 
+TOGETHER = 1024
+"""Requests that are tokenised and planned together, at least: while some are computed, the next
+are tokenised."""
+
+APART = 64
+"""They are cut only between contexts that share fewer characters than this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -302,4 +309,17 @@ def rows(encoded: Sequence[Encoded], limit: int, requests: Sequence[Request]) ->
         for extra, reads in by_row.items():
             tokens = np.concatenate([one.head, np.asarray(extra, np.int32)]) if extra else one.head
             out.append(Row(tokens, reads))
+    return out
+
+
+def together(requests: Sequence[Request]) -> list[list[Request]]:
+    """Requests in the order of their contexts, cut where neighbours share little."""
+    out: list[list[Request]] = []
+    for request in sorted(requests, key=lambda request: request.context):
+        apart = not out or (
+            len(out[-1]) >= TOGETHER and shared(out[-1][-1].context, request.context) < APART
+        )
+        if apart:
+            out.append([])
+        out[-1].append(request)
     return out
