@@ -47,7 +47,7 @@ harness_groups harness_files
 harness_results harness_values harness_folder harness_asked
 harness_import exports
 relabel
-backends.base backends.batching backends.products
+backends.base backends.batching backends.products backends.units
 backends.ranks
 backends.placement
 backends.tiles
@@ -77,7 +77,7 @@ backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
 backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
-backends.composing
+backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer
 backends.server backends.lm_eval backends.vllm
@@ -259,6 +259,7 @@ def test_torch_stays_in_the_backends(name: str) -> None:
     [
         "backends.base",
         "backends.batching",
+        "backends.units",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",

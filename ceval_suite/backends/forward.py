@@ -30,7 +30,7 @@ from ceval_suite.backends.batching import (
 )
 from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing
 from ceval_suite.backends.layout import Layout, Store
-from ceval_suite.backends.sizes import Sizes
+from ceval_suite.backends.sizes import Sizes, memory, no_memory
 from ceval_suite.backends.steps import Step
 from ceval_suite.errors import ModelError
 
@@ -68,7 +68,7 @@ class Forward:
         self.computed = 0
         self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
-        self.in_step = False
+        self.in_step = self.settled = False
         self._cached_lengths = [
             (module, name)
             for module in model.modules()
@@ -96,6 +96,16 @@ class Forward:
         self.in_step = True
         self.sizes.fix(self.sizes.now)
 
+    def settle(self) -> None:
+        """Decide nothing by time, so that the same rows always give the same numbers."""
+        self.settled = True
+        self.sizes.settle()
+
+    @contextmanager
+    def _fast(self) -> Generator[None, None, None]:
+        with products.by_rule(self.settled), self._linears.fast():
+            yield
+
     def look_for_largest(self) -> None:
         """From now on every score says whether no token has a larger logit."""
         if self._head is not None:
@@ -104,11 +114,12 @@ class Forward:
     def kernels(self) -> dict[str, Any]:
         """What computes products and attention on the packed path, as far as it is settled."""
         kind = self.device.type
-        return {
-            "products": products.kernel(kind, self.dtype).name,
-            "copied_weights": self._linears.copied,
-            "attention": attention.taken(),
-        }
+        with products.by_rule(self.settled):
+            return {
+                "products": products.kernel(kind, self.dtype).name,
+                "copied_weights": self._linears.copied,
+                "attention": attention.taken(),
+            }
 
     # the plain path: one row, the model's own attention, the head inside the model
 
@@ -122,7 +133,7 @@ class Forward:
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
             for at in range(0, len(row.reads), self._width):
                 some = row.reads[at : at + self._width]
-                with _memory(len(row.tokens)):
+                with memory(len(row.tokens)):
                     logits = self._logits(ids, [read.position for read in some])
                     scored = list(_scores(some, logits))
                 yield from scored
@@ -157,7 +168,9 @@ class Forward:
         if not rows:
             return
         self.use_packed()
-        waiting = Waiting(self._head, self._post_processing()) if self._head else None
+        waiting = None
+        if self._head:
+            waiting = Waiting(self._head, self._post_processing(), settled=self.settled)
         collect = waiting is not None and waiting.post is not None
         most = self._width if not collect and any(len(r.reads) > SMALLEST for r in rows) else None
         nodes = trie(rows, min(self.sizes.longest, most or self.sizes.longest))
@@ -190,7 +203,7 @@ class Forward:
         self.use_packed()  # between two steps the model may have been used for something else
         ids = torch.tensor(tokens, device=self.device)[None]
         inputs = {"position_ids": step.positions[None], "attention_mask": None}
-        with attention.using(step), self._linears.fast():
+        with attention.using(step), self._fast():
             logits = self._logits(ids, range(len(tokens)), **inputs)
         self.computed += len(tokens)
         return logits
@@ -229,7 +242,7 @@ class Forward:
             if result is None:
                 size = len(some.tokens)
                 if size <= SMALLEST:
-                    raise _no_memory(size)
+                    raise no_memory(size)
                 if self.in_step:
                     raise ModelError(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
@@ -288,7 +301,7 @@ class Forward:
                 positions = torch.as_tensor(some.positions, device=self.device)[None]
                 ids = torch.as_tensor(some.tokens, dtype=torch.long, device=self.device)[None]
                 inputs = {"position_ids": positions, "attention_mask": None}
-                with self._linears.fast():
+                with self._fast():
                     if collect:
                         result = self._hidden(ids, sorted(set(some.at)) or [0], **inputs)
                     else:
@@ -345,16 +358,3 @@ def _scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
     greedy = raw >= logits.amax(-1)
     for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
         yield Score(read, *values)
-
-
-def _no_memory(tokens: int) -> ModelError:
-    advice = "use a smaller dtype or another device."
-    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
-
-
-@contextmanager
-def _memory(tokens: int) -> Generator[None, None, None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise _no_memory(tokens) from None

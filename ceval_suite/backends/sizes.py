@@ -1,4 +1,4 @@
-"""How many tokens go into a forward pass: found by timing real passes."""
+"""How many tokens go into a forward pass: found by timing real passes, within the memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from ceval_suite.backends.batching import Pack
+from ceval_suite.errors import ModelError
 
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 """Tokens of a pack that are tried on a kind of device; the fastest is kept."""
@@ -22,6 +23,7 @@ class Sizes:
 
     def __init__(self, device: str = "cpu") -> None:
         sizes = SIZES.get(device, SIZES["cpu"])
+        self._first: int | None = None
         self.now = self.longest = sizes[0]
         self._trials = [size for size in sizes for _ in range(TRIALS)]
         self._rates: dict[int, list[float]] = {}
@@ -30,6 +32,16 @@ class Sizes:
         """Never anything but `size` from now on."""
         self._trials = []
         self.now = self.longest = size
+
+    def settle(self) -> None:
+        """From now on the first size, but for what is fixed or capped until `again`."""
+        self._first = self.now
+        self.fix(self.now)
+
+    def again(self) -> None:
+        """Back to the first size, if settled: what was computed before is to change nothing."""
+        if self._first is not None:
+            self.fix(self._first)
 
     def cap(self, size: int) -> None:
         """Never more than `size` from now on."""
@@ -52,3 +64,18 @@ class Sizes:
             self.now = self._trials[0]
         else:
             self.now = max(self._rates, key=lambda s: max(self._rates[s]))
+
+
+def no_memory(tokens: int) -> ModelError:
+    """What is said of a single row that finds no room."""
+    advice = "use a smaller dtype or another device."
+    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
+
+
+@contextmanager
+def memory(tokens: int) -> Generator[None, None, None]:
+    """Within it, running out of memory is an error that a user can put right."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise no_memory(tokens) from None
