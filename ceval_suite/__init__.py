@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from ceval_suite.schema import Record, Request
+    from ceval_suite.training import Scores, score_live
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _FROM = {
         *("ConfigError", "DataError", "ModelError", "PromptError", "RunError", "UserError"),
     ),
     "schema": ("Record", "Request"),
+    "training": ("Scores", "score_live"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 
@@ -54,6 +56,7 @@ __all__ = [
     "Request",
     "Results",
     "RunError",
+    "Scores",
     "UserError",
     "__version__",
     "board",
@@ -62,6 +65,7 @@ __all__ = [
     "find_runs",
     "load_model",
     "load_records",
+    "score_live",
 ]
 
 

@@ -100,7 +100,8 @@ def evaluate(
                 some.append(_Open(prepared, run, left, _label(prepared, tasks)))
         if some:
             watch.say(f"loading {model}")
-            _score(some, (opener or open_backend)(spec, watch.say), watch)
+            backend = (opener or open_backend)(spec, watch.say)
+            _score(some, backend, watch, whole=spec.engine == "reproducible")
         for _, run in runs:
             _summarize(run)
         if verify and runs:
@@ -129,31 +130,34 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
-def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+def _score(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool) -> None:
+    """Put what is left to the backend; `whole` asks by units, made of all that a task asks."""
     call = Call()
     for one in some:
         begun = time.perf_counter()
         one.run.check_numerics(backend.describe().get("dtype"))
-        prompts = render(one.prepared, one.left, backend, _given(one))
+        items, given = (one.prepared.scored(), {}) if whole else (one.left, _given(one))
+        prompts = render(one.prepared, items, backend, given)
         _say_fitting(one.prepared, prompts, watch)
         first = next((p for p in prompts if p.continuations and not p.after), None)
         letters = backend.audit([first.request()] if first else [])
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         one.run.update({"engine": backend.describe(), "letters": letters, "date": date})
-        call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
-        asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
-        watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
+        judge = Judge(one.prepared.task, one.prepared.template)
+        call.add(judge, prompts, one.prepared.folder, one.run.done if whole else None)
+        asked = {id for prompt in prompts for id in prompt.item.record_ids()}
+        watch.start(one.name, len(one.run.done.keys() | asked), len(one.run.done))
         one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
         one.tokens = {"total": 0, "computed": 0, "written": 0}
-        one.missing = len(prompts)
+        one.missing = len(one.left)
     last = time.perf_counter()
     try:
         for answer in call.answers(backend):
             one = some[answer.task]
-            for record in answer.records:
-                if record.id not in one.run.done:
-                    one.run.append(record)
-                    watch.step(one.name, record)
+            fresh = [record for record in answer.records if record.id not in one.run.done]
+            for record in fresh:
+                one.run.append(record)
+                watch.step(one.name, record)
             one.tokens["total"] += answer.reply.num_tokens
             one.tokens["computed"] += answer.reply.new_tokens
             one.tokens["written"] += answer.reply.written
@@ -161,8 +165,8 @@ def _score(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
             now = time.perf_counter()
             one.seconds["scoring"] += now - last
             last = now
-            one.missing -= bool(answer.records)
-            if answer.records and not one.missing:
+            one.missing -= bool(fresh)
+            if fresh and not one.missing:
                 # what stops a later task must not leave this one unfinished
                 _close(one, backend)
                 _summarize(one.run)

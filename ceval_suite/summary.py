@@ -18,7 +18,6 @@ from ceval_suite.outcomes import in_order
 from ceval_suite.records import find_runs, read_json, read_records, write_json
 from ceval_suite.schema import Record
 
-
 SERIES = ("series", "step")
 """What run.json says of a checkpoint of a training job: which job, and after how many steps."""
 

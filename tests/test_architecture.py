@@ -47,11 +47,11 @@ harness_groups harness_files
 harness_results harness_values harness_folder harness_asked
 harness_import exports
 relabel
-backends.base backends.batching backends.products backends.lending
+backends.base backends.batching backends.products backends.lending backends.units
 backends.ranks
-backends.placement backends.shards
-backends.tiles backends.undisturbed
-backends.layout
+backends.placement
+backends.tiles backends.shards
+backends.layout backends.undisturbed
 backends.native
 backends.steps backends.sizes
 backends.writing
@@ -77,7 +77,7 @@ backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
 backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
-backends.composing
+backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
@@ -113,7 +113,7 @@ site.column
 site.write
 preview progress
 sweep
-quantised demo
+quantised demo training
 api
 cli_data
 cli_model
@@ -259,6 +259,7 @@ def test_torch_stays_in_the_backends(name: str) -> None:
     [
         "backends.base",
         "backends.batching",
+        "backends.units",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",

@@ -35,11 +35,15 @@ class Composer:
         encoder: Encoder,
         numbers: Sequence[float] = (),
         agreed: Callable[[str], str] = str,
+        sample: Tokens | None = None,
     ) -> None:
         """`numbers` are lengths at which something about the model's attention may change.
 
-        `agreed` gives one process's verdict to all that share the model.
+        `agreed` gives one process's verdict to all that share the model. Steps are tried on
+        `sample`, if given, and never on what is asked.
         """
+        self._sample = sample
+        self._wrong: dict[int, str] = {}
         self._agreed = agreed
         self._numbers = sorted({int(n) for n in numbers if isinstance(n, int)})
         self._reached = 0
@@ -153,12 +157,25 @@ class Composer:
             self.way = "one row at a time"
             return False
         reach = max(len(draft.tokens) + draft.most for draft in some)
+        if self._sample is not None:
+            return self._settled(self._sample, reach)
         crossed = [n for n in self._numbers if max(self._reached, 2 * TRIED) < n < reach]
         if not self.way or (crossed and self.way == "packed"):
             wrong = self._agreed(self.decoder.check(some, self.pen.endless(), crossed))
             self.way = f"one row at a time: {wrong}" if wrong else "packed"
         self._reached = max(self._reached, reach)
         return self.way == "packed"
+
+    def _settled(self, sample: Tokens, reach: int) -> bool:
+        """Whether steps are right as far as `reach`, whatever was written before."""
+        crossed = [n for n in self._numbers if len(sample) <= n < reach][-1:]
+        key = max(crossed, default=0)
+        if key not in self._wrong:
+            tried = [Writing(self.pen, sample, TRIED)]
+            self._wrong[key] = self.decoder.check(tried, self.pen.endless(), crossed)
+        wrong = self._wrong[key]
+        self.way = f"one row at a time: {wrong}" if wrong else "packed"
+        return not wrong
 
 
 def _scored(

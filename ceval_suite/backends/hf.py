@@ -19,74 +19,21 @@ from ceval_suite.backends import (
     writing,
 )
 from ceval_suite.backends.attention import ways_on
-from ceval_suite.backends.base import NOT_FINITE, Say
+from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
 from ceval_suite.backends.forward import Forward
+from ceval_suite.backends.gathering import Gathering
 from ceval_suite.backends.lending import OWN, Lent
-from ceval_suite.backends.tokens import TOGETHER, Encoded, Encoder, rows, together
-from ceval_suite.backends.validity import USUAL, check
+from ceval_suite.backends.tokens import Encoded, Encoder, rows
+from ceval_suite.backends.units import CHUNK, chunks, units
+from ceval_suite.backends.validity import SAMPLE, USUAL, Verdicts, check
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request, Text, TextRecord
 
 TEXTS = 256
 """Whole texts that are tokenised together."""
-
-
-class _Job:
-    """Requests under way: values read so far and reads still missing."""
-
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        encoded: Sequence[Encoded],
-        todo: Sequence[Row],
-    ) -> None:
-        self.requests = requests
-        self.encoded = encoded
-        self._rows = todo
-        self._new: dict[int, int] | None = None
-        self._values: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        self._missing = [sum(len(tail) for tail in one.tails) for one in encoded]
-
-    def take(self, score: Score) -> Iterator[Reply]:
-        """Note one score; yield the reply that it completes.
-
-        Raises:
-            ModelError: not a finite number.
-        """
-        index = score.read.slot[0]
-        if not abs(score.logprob) < float("inf"):
-            raise ModelError(f"{self.requests[index].id}: {NOT_FINITE}")
-        self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
-        self._missing[index] -= 1
-        if self._missing[index] == 0:
-            yield self._reply(index)
-
-    def _reply(self, index: int) -> Reply:
-        one = self.encoded[index]
-        found = [self._values.pop((index, c)) for c in range(len(one.tails))]
-        logprobs = tuple(sum(logprob for _, logprob in values) for values in found)
-        reply = Reply(
-            id=self.requests[index].id,
-            logprobs=logprobs,
-            logits=tuple(values[0][0] for values in found) if one.single else (),
-            num_tokens=len(one.head),
-            choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
-            new_tokens=self._share().get(index, 0),
-            lengths=tuple(len(tail) for tail in one.tails),
-        )
-        return writing.as_read(self.requests[index], reply)
-
-    def _share(self) -> dict[int, int]:
-        # a row that others extend belongs to whoever asked first; planned before the first score
-        if self._new is None:
-            self._new = {}
-            for row in self._rows:
-                owner = row.reads[0].slot[0]
-                self._new[owner] = self._new.get(owner, 0) + row.new
-        return self._new
 
 
 class HFBackend:
@@ -128,16 +75,17 @@ class HFBackend:
             self.max_length = spec.max_length - attached.virtual_tokens
         for note in attached.notes:
             say(note)
-        self.path: dict[str, Any] = {"attention": "unchecked"}
-        if spec.engine == "plain":
-            self.path = {"attention": "plain", "reason": "asked for"}
-        if attached.plain:
-            self.path = {"attention": "plain", "reason": attached.plain}
-        if self._pair:
-            self.path = {"attention": "plain", "reason": "encoder and decoder"}
+        self.path = self._first_path()
         self._total = 0
         self._checked = 0
         self._numbers = loading.lengths(self.model.config.to_dict())
+        self._verdicts: Verdicts | None = None
+        if spec.engine == "reproducible":
+            self.forward.settle()
+            (sample,) = self.encoder.ids([SAMPLE], special=False)
+            self._verdicts = Verdicts(
+                self.forward, sample, self._numbers, self.max_length, self.path
+            )
         self.composer = Composer(
             self.model,
             self.loaded.tokenizer,
@@ -145,7 +93,16 @@ class HFBackend:
             self.encoder,
             self._numbers,
             self._agreed or str,
+            self._verdicts and self._verdicts.sample,
         )
+
+    def _first_path(self) -> dict[str, Any]:
+        reason = self.loaded.attached.plain
+        if self._pair:
+            reason = "encoder and decoder"
+        elif not reason and self.spec.engine == "plain":
+            reason = "asked for"
+        return {"attention": "plain", "reason": reason} if reason else {"attention": "unchecked"}
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
@@ -183,6 +140,17 @@ class HFBackend:
 
     def answers(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """As `ask`, in whatever mode of autograd the caller wants."""
+        if not self.forward.settled:
+            yield from self._together(requests)
+            return
+        whole = units(requests)
+        scored = [not any(r.after or r.max_new_tokens for r in unit) for unit in whole]
+        yield from self._chunks([unit for unit, only in zip(whole, scored, strict=True) if only])
+        for unit in (unit for unit, only in zip(whole, scored, strict=True) if not only):
+            self.forward.sizes.again()
+            yield from self._together(unit)
+
+    def _together(self, requests: Sequence[Request]) -> Iterator[Reply]:
         chains, others = rounds.chains(requests)
         yield from rounds.asked(self._answer, others)
         yield from self._follow(chains)
@@ -190,8 +158,8 @@ class HFBackend:
     def _answer(self, requests: Sequence[Request]) -> Iterator[Reply]:
         yield from self._score([r for r in requests if not r.max_new_tokens])
         written = [r for r in requests if r.max_new_tokens]
-        for first in range(0, len(written), TOGETHER):
-            for reply in self._write(written[first : first + TOGETHER]):
+        for first in range(0, len(written), CHUNK):
+            for reply in self._write(written[first : first + CHUNK]):
                 self._total += reply.num_tokens + reply.written
                 yield reply
 
@@ -216,18 +184,20 @@ class HFBackend:
         yield from rounds.asked(self._answer, left)
 
     def _score(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        parts = together(requests)
+        return self._chunks(chunks(requests))
+
+    def _chunks(self, some: Sequence[list[Request]]) -> Iterator[Reply]:
         with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._encode, chunk) for chunk in parts[:1]]
-            for number, chunk in enumerate(parts):
+            coming = [pool.submit(self._encode, chunk) for chunk in some[:1]]
+            for number, chunk in enumerate(some):
                 encoded = coming.pop().result()
-                if number + 1 < len(parts):
-                    coming.append(pool.submit(self._encode, parts[number + 1]))
+                if number + 1 < len(some):
+                    coming.append(pool.submit(self._encode, some[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
-                job = _Job(chunk, encoded, todo)
+                found = Gathering(chunk, encoded, todo)
                 for score in self._scores(encoded, todo):
-                    yield from job.take(score)
+                    yield from found.take(score)
 
     def _scores(self, encoded: Sequence[Encoded], todo: Sequence[Row]) -> Iterator[Score]:
         if self._pair:
@@ -236,6 +206,7 @@ class HFBackend:
             self.forward.computed += sum(row.new for row in todo)
             return seq2seq.scores(self.model, encoded)
         longest = max(len(row.tokens) for row in todo)
+        self.forward.sizes.again()
         self.forward.fit(longest)
         return self.forward.packed(todo) if self._packs(todo) else self.forward.plain(todo)
 
@@ -330,6 +301,9 @@ class HFBackend:
         names: rows that cross one of its numbers are tried at their full length.
         """
         longest = max(len(row.tokens) for row in todo)
+        if self._verdicts is not None:
+            self.path = self._verdicts(longest)
+            return self.path["attention"] == "packed"
         usual = min(USUAL, longest)
         for length in dict.fromkeys((usual, longest)):
             crossed = any(self._checked < n < length for n in self._numbers)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ceval_suite.backends import placement
 from ceval_suite.backends.ranks import PATIENCE
 
 
@@ -81,7 +82,7 @@ def computed_in(model: Any) -> Any:
             policy = module._get_fsdp_state()._mp_policy
         if getattr(policy, "param_dtype", None) is not None:
             return policy.param_dtype
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return placement.dtype(model)
 
 
 def reshard(modules: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""How many tokens go into a forward pass: found by timing real passes."""
+"""How many tokens go into a forward pass: found by timing real passes, within the memory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Sizes:
 
     def __init__(self, device: str = "cpu") -> None:
         sizes = SIZES.get(device, SIZES["cpu"])
+        self._first: int | None = None
         self.now = self.longest = sizes[0]
         self._trials = [size for size in sizes for _ in range(TRIALS)]
         self._rates: dict[int, list[float]] = {}
@@ -31,6 +32,16 @@ class Sizes:
         """Never anything but `size` from now on."""
         self._trials = []
         self.now = self.longest = size
+
+    def settle(self) -> None:
+        """From now on the first size, but for what is fixed or capped until `again`."""
+        self._first = self.now
+        self.fix(self.now)
+
+    def again(self) -> None:
+        """Back to the first size, if settled: what was computed before is to change nothing."""
+        if self._first is not None:
+            self.fix(self._first)
 
     def cap(self, size: int) -> None:
         """Never more than `size` from now on."""
@@ -56,14 +67,14 @@ class Sizes:
 
 
 def no_memory(tokens: int) -> ModelError:
-    """What to say of a row that does not fit."""
+    """What is said of a single row that finds no room."""
     advice = "use a smaller dtype or another device."
     return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
 
 
 @contextmanager
-def in_memory(tokens: int) -> Generator[None, None, None]:
-    """Within it, memory that runs out on a row is a sentence."""
+def memory(tokens: int) -> Generator[None, None, None]:
+    """Within it, running out of memory is an error that a user can put right."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ceval_suite.backends.batching import Read, Row, Tokens
+from ceval_suite.backends.units import shared
 from ceval_suite.errors import PromptError
 from ceval_suite.schema import Request
 
@@ -26,13 +27,6 @@ HEAD = 120
 
 LINE = 256
 """A last line longer than this is cut at a blank, or anywhere, instead of at its start."""
-
-TOGETHER = 1024
-"""Requests that are tokenised and planned together, at least: while some are computed, the next
-are tokenised."""
-
-APART = 64
-"""They are cut only between contexts that share fewer characters than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +194,6 @@ class Encoder:
         return out
 
 
-def shared(a: str, b: str) -> int:
-    """Length of the common head of two texts."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def _groups(texts: Sequence[str]) -> list[tuple[int, int, int]]:
     """(from, to, head): sorted texts whose first `head` characters are the same, at least HEAD.
 
@@ -309,17 +291,4 @@ def rows(encoded: Sequence[Encoded], limit: int, requests: Sequence[Request]) ->
         for extra, reads in by_row.items():
             tokens = np.concatenate([one.head, np.asarray(extra, np.int32)]) if extra else one.head
             out.append(Row(tokens, reads))
-    return out
-
-
-def together(requests: Sequence[Request]) -> list[list[Request]]:
-    """Requests in the order of their contexts, cut where neighbours share little."""
-    out: list[list[Request]] = []
-    for request in sorted(requests, key=lambda request: request.context):
-        apart = not out or (
-            len(out[-1]) >= TOGETHER and shared(out[-1][-1].context, request.context) < APART
-        )
-        if apart:
-            out.append([])
-        out[-1].append(request)
     return out
