@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_model,
         load_records,
     )
+    from ceval_suite.backends.callback import EvaluationCallback
     from ceval_suite.errors import (
         ConfigError,
         DataError,
@@ -39,6 +40,7 @@ _FROM = {
     "api": (
         *("Results", "board", "compare", "evaluate", "find_runs", "load_model", "load_records"),
     ),
+    "backends.callback": ("EvaluationCallback",),
     "errors": (
         *("ConfigError", "DataError", "ModelError", "PromptError", "RunError", "UserError"),
     ),
@@ -50,6 +52,7 @@ _WHERE = {name: module for module, names in _FROM.items() for name in names}
 __all__ = [
     "ConfigError",
     "DataError",
+    "EvaluationCallback",
     "ModelError",
     "PromptError",
     "Record",

@@ -18,10 +18,11 @@ from ceval_suite import run, sweep
 from ceval_suite.backends import live
 from ceval_suite.backends.base import Say
 from ceval_suite.catalog import override
+from ceval_suite.curves import averages
 from ceval_suite.errors import ConfigError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
-from ceval_suite.records import read_json
+from ceval_suite.records import read_json, safe_name
 from ceval_suite.schema import Estimate
 
 PREFIX = "ceval"
@@ -58,9 +59,7 @@ class Scores:
             name = str(found["task"])
             if names.count(name) > 1:
                 name = f"{name}-{found['protocol']}-{found['shots']}shot"
-            metrics: Mapping[str, Any] = found["metrics"]
-            order = sorted(metrics, key=lambda key: key != found["headline"])
-            out[name] = {key: Estimate(**metrics[key]) for key in order if metrics[key]}
+            out[name] = averages(found)
         return out
 
     def values(self, prefix: str = PREFIX) -> dict[str, float]:
@@ -71,8 +70,8 @@ class Scores:
         {}
         """
         out: dict[str, float] = {}
-        for task, averages in self.estimates().items():
-            for name, found in averages.items():
+        for task, some in self.estimates().items():
+            for name, found in some.items():
                 key = f"{prefix}/{task}/{name}"
                 out |= {key: found.value, f"{key}/low": found.low, f"{key}/high": found.high}
         return out
@@ -147,9 +146,10 @@ class Scorer:
         def work(identity: Mapping[str, Any], opener: live.Opener) -> Scores:
             with ExitStack() as stack:
                 place = self.out or Path(stack.enter_context(TemporaryDirectory()))
+                model = _free_name(name, place, self.prepare(), identity)
                 folders = run.evaluate(
-                    name,
-                    self.spec(name),
+                    model,
+                    self.spec(model),
                     self.prepare(),
                     place,
                     watch,
@@ -163,6 +163,22 @@ class Scorer:
         found = live.visit(model, tokenizer, self.spec(name), self.say, work)
         seconds = time.perf_counter() - begun
         return Scores(found.step, found.summaries, found.folders, seconds)
+
+
+def _free_name(
+    name: str, place: Path, tasks: Sequence[Prepared], identity: Mapping[str, Any]
+) -> str:
+    """`name`, or one with a mark where another state of the model left its run under it.
+
+    A training that goes on from a checkpoint comes by steps again that it has scored before.
+    """
+    for prepared in tasks:
+        about = place / safe_name(name) / prepared.folder / "run.json"
+        if about.is_file():
+            there = read_json(about).get("identity", {}).get("live_weights_sha256")
+            if there != identity["live_weights_sha256"]:
+                return f"{name}-{identity['live_weights_sha256'][:8]}"
+    return name
 
 
 def _several(value: Any) -> list[Any]:

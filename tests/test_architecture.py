@@ -39,8 +39,9 @@ summary differences
 standings
 arrange
 comparison
-prepare
+prepare curves
 texts finished agreement
+rules
 papers frames
 harness_names rebuilding
 harness_groups harness_files
@@ -82,7 +83,7 @@ backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-asking fitting bits backends.harness
+asking fitting bits backends.harness loggers
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -103,7 +104,7 @@ run
 report.__init__ report.table
 report.changes report.calibration report.board report.bits report.listing report.entry
 report.agreement report.papers
-report.leaderboard report.rescored
+report.leaderboard report.rescored report.curve
 report.compare report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot
 site.__init__ site.chunks
@@ -114,6 +115,7 @@ site.write
 preview progress
 sweep
 quantised demo training
+backends.callback
 api
 cli_data
 cli_model

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-TASKS = ("sample-mmlu", "sample-gaokao")
-CHOSEN: dict[str, Any] = {"limit": 2}
+TASKS = ("sample-mmlu", "sample-cmmlu")
+CHOSEN: dict[str, Any] = {"limit": 2, "shots": 1}
 
 
 def model(tokenizer: Any, *, seed: int = 0, **shape: Any) -> Any:
@@ -17,12 +17,12 @@ def model(tokenizer: Any, *, seed: int = 0, **shape: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2} | shape
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes = {"max_position_embeddings": 4096} | sizes | shape
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=4096,
         attention_dropout=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -61,10 +61,12 @@ def trainer(
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
     }
+    data = rows(tokenizer, texts)
     return Trainer(
         model=model(tokenizer) if net is None else net,
         args=TrainingArguments(output_dir=str(folder), **(settings | options)),
-        train_dataset=rows(tokenizer, texts),
+        train_dataset=data,
+        eval_dataset=data[:2],
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )

@@ -75,7 +75,8 @@ def fsdp(module: Any) -> str | None:
 def computed_in(model: Any) -> Any:
     """The dtype of a model's passes: FSDP's mixed precision, else that of the weights."""
     for module in model.modules():
-        kind, policy = fsdp(module), None
+        kind = fsdp(module)
+        policy: Any = None
         if kind == "fsdp":
             policy = module.mixed_precision
         elif kind:
