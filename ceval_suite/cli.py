@@ -26,6 +26,7 @@ from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
+from ceval_suite.cli_watch import watch
 from ceval_suite.errors import ConfigError, UserError, unknown
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
 for verb in (board, compare, calibration, bits, report, contamination):
     app.command()(verb)
-for verb in (export, score, rescore, papers, agreement):
+for verb in (export, score, rescore, papers, agreement, watch):
     app.command()(verb)
 app.command("import")(import_)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)

@@ -37,6 +37,12 @@ def wrapped(kind: str, model: Any) -> Any:
 def whole(kind: str, model: Any) -> dict[str, Any]:
     if kind == "ddp":
         return dict(model.module.state_dict())
+    if kind == "fsdp":
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            named = model.module.named_parameters()
+            return {name.replace("_fsdp_wrapped_module.", ""): w.clone() for name, w in named}
     from torch.distributed.checkpoint import state_dict
 
     options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -64,7 +70,7 @@ def train(kind: str, tokenizer: Any, out: Path, *, scored: bool) -> list[float]:
             dist.all_gather_object(everywhere, found.values())
             assert everywhere[0] == everywhere[-1]
             assert found.values()
-            state = {name: weight.clone() for name, weight in whole(kind, model).items()}
+            state = {name: w.detach().clone() for name, w in whole(kind, model).items()}
             trouble(model, tokenizer, out)
         optimizer.step()
         optimizer.zero_grad()

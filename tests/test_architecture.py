@@ -83,7 +83,7 @@ backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-asking fitting bits backends.harness loggers
+asking fitting bits backends.harness loggers alerts arrivals
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -114,12 +114,13 @@ site.column
 site.write
 preview progress
 sweep
-quantised demo training
+quantised demo training watching
 backends.callback
 api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
+cli_watch
 cli
 launch
 __main__
@@ -139,6 +140,7 @@ MOUTHS = (
     "cli_report",
     "cli_contamination",
     "cli_harness",
+    "cli_watch",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}

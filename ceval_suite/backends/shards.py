@@ -87,7 +87,23 @@ def computed_in(model: Any) -> Any:
 
 
 def reshard(modules: Sequence[Any]) -> None:
-    """Have FSDP2 give up weights that it keeps gathered after a pass without gradients."""
+    """Have FSDP give up weights that it keeps gathered after a pass without gradients.
+
+    It keeps those of the root for a backward pass, and until that comes they would not follow the
+    optimizer.
+    """
     for module in modules:
-        if fsdp(module) == "fully_shard":
+        kind = fsdp(module)
+        if kind == "fully_shard":
             module.reshard()
+        elif kind == "fsdp" and module._is_root is not None:  # None before its first pass
+            handle = module._handle
+            if handle is not None and handle.uses_sharded_strategy and not handle.needs_unshard():
+                _reshard(module, handle)
+
+
+def _reshard(module: Any, handle: Any) -> None:
+    from torch.distributed.fsdp import _runtime_utils
+
+    inner: Any = _runtime_utils
+    inner._reshard(module, handle, True)
