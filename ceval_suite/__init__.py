@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_model,
         load_records,
     )
+    from ceval_suite.backends.callback import EvaluationCallback
     from ceval_suite.errors import (
         ConfigError,
         DataError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from ceval_suite.schema import Record, Request
+    from ceval_suite.training import Scores, score_live
 
 __version__ = "0.1.0"
 
@@ -38,22 +40,26 @@ _FROM = {
     "api": (
         *("Results", "board", "compare", "evaluate", "find_runs", "load_model", "load_records"),
     ),
+    "backends.callback": ("EvaluationCallback",),
     "errors": (
         *("ConfigError", "DataError", "ModelError", "PromptError", "RunError", "UserError"),
     ),
     "schema": ("Record", "Request"),
+    "training": ("Scores", "score_live"),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 
 __all__ = [
     "ConfigError",
     "DataError",
+    "EvaluationCallback",
     "ModelError",
     "PromptError",
     "Record",
     "Request",
     "Results",
     "RunError",
+    "Scores",
     "UserError",
     "__version__",
     "board",
@@ -62,6 +68,7 @@ __all__ = [
     "find_runs",
     "load_model",
     "load_records",
+    "score_live",
 ]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ceval_suite.answer import Judge
-from ceval_suite.backends import rounds
+from ceval_suite.backends import rounds, units
 from ceval_suite.backends.base import Backend
 from ceval_suite.request import Prompt
 from ceval_suite.schema import Record, Reply, Request
@@ -42,18 +42,40 @@ class Call:
         self._judges: list[Judge] = []
         self._waiting: dict[str, _Waiting] = {}
 
-    def add(self, judge: Judge, prompts: Sequence[Prompt], name: str) -> int:
-        """Add a task; returns its number. `name` tells its items from another protocol's."""
+    def add(
+        self,
+        judge: Judge,
+        prompts: Sequence[Prompt],
+        name: str,
+        done: Collection[str] | None = None,
+    ) -> int:
+        """Add a task; returns its number. `name` tells its items from another protocol's.
+
+        With the ids of records that are `done`, the prompts are all of the task's, and are asked
+        unit by unit: a unit that lacks a record is asked whole, so that its numbers are those of
+        any other run.
+        """
         task = len(self._judges)
         self._judges.append(judge)
-        for prompt in prompts:
-            some = prompt.requests()
-            prefix = f"{name}: " if some[-1].id in self._waiting else ""
+        asked: list[Request] = []
+        missing: set[str] = set()
+        every = [prompt.requests() for prompt in prompts]
+        known = any(some[-1].id in self._waiting for some in every)
+        prefix = f"{name}: " if known else ""
+        have = set(done or ())
+        for prompt, some in zip(prompts, every, strict=True):
             one = _Waiting(task, prompt, prefix, len(some))
             for request in some:
                 id, after = prefix + request.id, request.after and prefix + request.after
                 self._waiting[id] = one
-                self.requests.append(replace(request, id=id, after=after))
+                asked.append(replace(request, id=id, after=after))
+            if not have.issuperset(prompt.item.record_ids()):
+                missing |= {request.id for request in asked[-len(some) :]}
+        if done is not None:
+            asked = units.named(asked, name)
+            wanted = {request.unit for request in asked if request.id in missing}
+            asked = [request for request in asked if request.unit in wanted]
+        self.requests += asked
         return task
 
     def answers(self, backend: Backend) -> Iterator[Answer]:

@@ -28,6 +28,7 @@ from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
 from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
+from ceval_suite.cli_watch import watch
 from ceval_suite.errors import ConfigError, unknown
 from ceval_suite.outcome import say
 
@@ -47,7 +48,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
 for verb in (board, compare, gate, calibration, bits, report, contamination):
     app.command()(verb)
-for verb in (export, score, rescore, papers, agreement, runs):
+for verb in (export, score, rescore, papers, agreement, runs, watch):
     app.command()(verb)
 app.command("import")(import_)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)

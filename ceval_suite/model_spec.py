@@ -172,7 +172,7 @@ class ModelSpec(Strict):
     tp_plan: Literal["auto"] | None = None
     max_length: int | None = Field(default=None, gt=0)
     memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B?$")
-    engine: Literal["auto", "plain"] = "auto"
+    engine: Literal["auto", "plain", "reproducible"] = "auto"
     trust_remote_code: bool = False
     code_revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     allow_pickle: bool = False

@@ -57,12 +57,15 @@ def evaluate(
     *,
     verify: int = 0,
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
     All tasks go to the model in one call, so that what they share is computed once. The model is
     loaded only when something is left to score. `verify` items are scored again by the plain path
-    in float32 and compared. `opener` loads the model in place of `open_backend`.
+    in float32 and compared. `opener` loads the model in place of `open_backend`, and `identity`
+    then says which one it is; `notes` are added to run.json.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
@@ -73,7 +76,7 @@ def evaluate(
     watch = watch or Watch()
     if verify and spec.backend != "hf":
         raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
-    weights = Unchanged(spec)
+    weights = Unchanged(spec, identity)
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []
@@ -81,7 +84,7 @@ def evaluate(
         # a task that is asked for twice is one run
         for folder, prepared in dict(zip(folders, tasks, strict=True)).items():
             about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
-            about |= prepared.about() | {"ceval_suite": __version__}
+            about |= prepared.about() | {"ceval_suite": __version__} | dict(notes or {})
             who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights.identity}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))
@@ -99,7 +102,8 @@ def evaluate(
                 some.append(_Open(prepared, run, left, _label(prepared, tasks)))
         if some:
             watch.say(f"loading {model}")
-            _score(some, (opener or open_backend)(spec, watch.say), watch, weights)
+            backend = (opener or open_backend)(spec, watch.say)
+            _score(some, backend, watch, weights, whole=spec.engine == "reproducible")
         for _, run in runs:
             _summarize(run)
         if verify and runs:
@@ -130,8 +134,10 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
-def _score(some: Sequence[_Open], backend: Backend, watch: Watch, weights: Unchanged) -> None:
-    call = _asked(some, backend, watch)
+def _score(
+    some: Sequence[_Open], backend: Backend, watch: Watch, weights: Unchanged, *, whole: bool
+) -> None:
+    call = _asked(some, backend, watch, whole=whole)
     try:
         with stopping.grace():
             _answered(some, call, backend, watch, weights)
@@ -142,26 +148,31 @@ def _score(some: Sequence[_Open], backend: Backend, watch: Watch, weights: Uncha
     _leave(some, backend, watch)
 
 
-def _asked(some: Sequence[_Open], backend: Backend, watch: Watch) -> Call:
-    """All prompts of all tasks, as one call; run.json notes what it is asked of."""
+def _asked(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool) -> Call:
+    """All prompts that are left of all tasks, as one call; run.json notes what it is asked of.
+
+    `whole` asks by units, made of all that a task asks.
+    """
     call = Call()
     for one in some:
         begun = time.perf_counter()
         one.run.check_numerics(backend.describe().get("dtype"))
-        prompts = render(one.prepared, one.left, backend, _given(one))
+        items, given = (one.prepared.scored(), {}) if whole else (one.left, _given(one))
+        prompts = render(one.prepared, items, backend, given)
         _say_fitting(one.prepared, prompts, watch)
         first = next((p for p in prompts if p.continuations and not p.after), None)
         letters = backend.audit([first.request()] if first else [])
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         one.run.update({"engine": backend.describe(), "letters": letters, "date": date})
-        call.add(Judge(one.prepared.task, one.prepared.template), prompts, one.prepared.folder)
-        asked = sum(len(prompt.item.record_ids()) for prompt in prompts)
-        watch.start(one.name, len(one.run.done) + asked, len(one.run.done))
-        model, done = one.run.identity["model"], len(one.run.done)
-        beacon.start(model, one.name, done + asked, done)
+        judge = Judge(one.prepared.task, one.prepared.template)
+        call.add(judge, prompts, one.prepared.folder, one.run.done if whole else None)
+        asked = {id for prompt in prompts for id in prompt.item.record_ids()}
+        total, done = len(one.run.done.keys() | asked), len(one.run.done)
+        watch.start(one.name, total, done)
+        beacon.start(one.run.identity["model"], one.name, total, done)
         one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
         one.tokens = {"total": 0, "computed": 0, "written": 0}
-        one.missing = len(prompts)
+        one.missing = len(one.left)
     return call
 
 
@@ -174,11 +185,11 @@ def _answered(
         one = some[answer.task]
         # whatever comes was computed before this moment, and so from the files as they were
         weights.check()
-        for record in answer.records:
-            if record.id not in one.run.done:
-                one.run.append(record)
-                watch.step(one.name, record)
-                beacon.step(one.run.identity["model"], one.name, record.correct)
+        fresh = [record for record in answer.records if record.id not in one.run.done]
+        for record in fresh:
+            one.run.append(record)
+            watch.step(one.name, record)
+            beacon.step(one.run.identity["model"], one.name, record.correct)
         one.tokens["total"] += answer.reply.num_tokens
         one.tokens["computed"] += answer.reply.new_tokens
         one.tokens["written"] += answer.reply.written
@@ -186,8 +197,8 @@ def _answered(
         now = time.perf_counter()
         one.seconds["scoring"] += now - last
         last = now
-        one.missing -= bool(answer.records)
-        if answer.records and not one.missing:
+        one.missing -= bool(fresh)
+        if fresh and not one.missing:
             # what stops a later task must not leave this one unfinished
             _close(one, backend)
             _summarize(one.run)

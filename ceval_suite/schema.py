@@ -68,7 +68,8 @@ class Request:
     `context` are then put one behind the other. `read_as` is ColossalEval's rule: each continuation
     is read as the last token of each of these texts with it, whatever stands in the context, and
     the likeliest of those counts (colossal_eval/models/huggingface.py@4f9953be,
-    _get_choices_indices).
+    _get_choices_indices). Requests that name one `unit` may be computed together, and with nothing
+    else where results must be the same however the work is shared.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Request:
     after: str = ""
     joint: str = ""
     read_as: tuple[str, ...] = ()
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

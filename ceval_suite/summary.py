@@ -19,6 +19,9 @@ from ceval_suite.outcomes import in_order
 from ceval_suite.records import find_runs, read_json, read_records, write_json
 from ceval_suite.schema import Record
 
+SERIES = ("series", "step")
+"""What run.json says of a checkpoint of a training job: which job, and after how many steps."""
+
 
 @dataclass(frozen=True)
 class Rescored:
@@ -70,6 +73,7 @@ def of_run(
         "engine": about.get("engine", {}).get("path", {}),
         **({"subset": {k: v for k, v in subset.items() if k != "sizes"}} if subset else {}),
         **({"labels_from": Path(labels_from["place"]).name} if labels_from else {}),
+        **{key: about[key] for key in SERIES if key in about},
     }
 
 

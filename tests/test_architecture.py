@@ -44,19 +44,20 @@ standings inferiority
 arrange
 comparison
 gate
-prepare
+prepare curves
 texts finished agreement
+rules
 papers frames
 harness_names rebuilding
 harness_groups harness_files
 harness_results harness_values harness_folder harness_asked
 harness_import exports
 relabel
-backends.base backends.batching backends.products
+backends.base backends.batching backends.products backends.lending backends.units
 backends.ranks
 backends.placement
-backends.tiles
-backends.layout
+backends.tiles backends.shards
+backends.layout backends.undisturbed
 backends.native
 backends.steps backends.sizes
 backends.writing
@@ -84,12 +85,12 @@ backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
 backends.rounds backends.seq2seq backends.validity backends.drafts
 backends.decoding
-backends.composing
+backends.composing backends.gathering
 backends.hf backends.proof
-backends.writer
+backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.__init__
-asking fitting bits backends.harness
+asking fitting bits backends.harness loggers alerts arrivals
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -111,7 +112,7 @@ report.__init__ report.table
 report.changes report.calibration report.board report.bits report.listing report.entry
 report.agreement report.papers
 report.runs
-report.leaderboard report.rescored
+report.leaderboard report.rescored report.curve
 report.compare report.quantisation report.extension report.audit report.contamination
 report.tokenizers report.tokenizer_plot report.gate
 site.__init__ site.chunks
@@ -121,12 +122,13 @@ site.column
 site.write
 preview progress
 sweep
-quantised demo
+quantised demo training watching
+backends.callback
 api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
-cli_runs cli_gate
+cli_runs cli_gate cli_watch
 cli
 launch
 __main__
@@ -148,6 +150,7 @@ MOUTHS = (
     "cli_harness",
     "cli_runs",
     "cli_gate",
+    "cli_watch",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
@@ -270,6 +273,7 @@ def test_torch_stays_in_the_backends(name: str) -> None:
     [
         "backends.base",
         "backends.batching",
+        "backends.units",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",

@@ -11,7 +11,8 @@ softmax over A ∪ B = σ(lse_A - lse_B)·out_A + σ(lse_B - lse_A)·out_B.
 
 `tiled`: tiles of tokens against head and own part at once, by matrix products and a softmax in
 float32, with a small mask. Soft-capping, attention sinks and windows shorter than the rows always
-go this way; for all else the faster of two is taken, timed on a real pass.
+go this way; for all else the faster of two is taken, timed on a real pass, or the first, where
+nothing may depend on time.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def packed_attention(
     ways = _ways(query.device.type, query.dtype, query.shape[1], key.shape[1], query.shape[-1])
     if _forced:
         return {**_ALL, **ways.ways}[_forced[-1]](call), None
+    if products.ruled():
+        return ways.first(call), None
     if not ways.chosen and layout.size * layout.depth >= LARGE:
         ways.choose(call)
     out: torch.Tensor = ways(call)
@@ -153,6 +156,8 @@ def _ways(device: str, dtype: torch.dtype, *sizes: int) -> products.Fastest:
 
 def taken() -> list[str]:
     """Names of the ways that this process has settled on."""
+    if products.ruled():
+        return sorted({next(iter(ways.ways)) for ways in _found.values()})
     return sorted({ways.name for ways in _found.values() if ways.chosen})
 
 

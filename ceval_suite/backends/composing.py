@@ -29,7 +29,7 @@ Score = Callable[[Sequence[Request]], Iterator[Reply]]
 
 
 class Composer:
-    """Writes, and follows chains, with one model."""
+    """Writes, and follows chains, with one model; nothing in it keeps gradients from being made."""
 
     def __init__(
         self,
@@ -39,11 +39,15 @@ class Composer:
         encoder: Encoder,
         numbers: Sequence[float] = (),
         agreed: Callable[[str], str] = str,
+        sample: Tokens | None = None,
     ) -> None:
         """`numbers` are lengths at which something about the model's attention may change.
 
-        `agreed` gives one process's verdict to all that share the model.
+        `agreed` gives one process's verdict to all that share the model. Steps are tried on
+        `sample`, if given, and never on what is asked.
         """
+        self._sample = sample
+        self._wrong: dict[int, str] = {}
         self._agreed = agreed
         self._numbers = sorted({int(n) for n in numbers if isinstance(n, int)})
         self._reached = 0
@@ -87,7 +91,7 @@ class Composer:
             its = (draft for draft in drafts if draft is row or draft.tokens is row.tokens)
             return owners[id(next(its, drafts[0]))][0].id
 
-        with torch.inference_mode(), self._told(owner):
+        with self._told(owner):
             written = (
                 self.decoder.write(drafts)
                 if packed
@@ -126,7 +130,7 @@ class Composer:
             left += [request for draft in some for request in draft.requests]
             some = []
         new = plan.fresh(some)
-        with torch.inference_mode(), self._told(lambda draft: draft.requests[0].id):
+        with self._told(lambda draft: draft.requests[0].id):
             for draft in self.decoder.write(some) if some else ():
                 before = len(draft.tokens) - new[id(draft)]
                 for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
@@ -176,12 +180,25 @@ class Composer:
             self.way = "one row at a time"
             return False
         reach = max(len(draft.tokens) + draft.most for draft in some)
+        if self._sample is not None:
+            return self._settled(self._sample, reach)
         crossed = [n for n in self._numbers if max(self._reached, 2 * TRIED) < n < reach]
         if not self.way or (crossed and self.way == "packed"):
             wrong = self._agreed(self.decoder.check(some, self.pen.endless(), crossed))
             self.way = f"one row at a time: {wrong}" if wrong else "packed"
         self._reached = max(self._reached, reach)
         return self.way == "packed"
+
+    def _settled(self, sample: Tokens, reach: int) -> bool:
+        """Whether steps are right as far as `reach`, whatever was written before."""
+        crossed = [n for n in self._numbers if len(sample) <= n < reach][-1:]
+        key = max(crossed, default=0)
+        if key not in self._wrong:
+            tried = [Writing(self.pen, sample, TRIED)]
+            self._wrong[key] = self.decoder.check(tried, self.pen.endless(), crossed)
+        wrong = self._wrong[key]
+        self.way = f"one row at a time: {wrong}" if wrong else "packed"
+        return not wrong
 
 
 def _scored(

@@ -56,6 +56,8 @@ class Decoder:
             ModelError: logits that are not finite, or no memory for a single row.
         """
         ordered = plan.in_order(drafts)
+        if self.forward.settled:
+            self._rows = ROWS.get(self.forward.device.type, ROWS["cpu"])
         self.forward.use_packed()
         store = Catching(max(len(draft.tokens) for draft in ordered))
         kept = ordered[0].tokens[:0]
@@ -96,7 +98,7 @@ class Decoder:
         """How many rows of so many tokens may be kept at once."""
         device = self.forward.device
         free = BYTES
-        if device.type == "cuda" and not self.forward.in_step:
+        if device.type == "cuda" and not (self.forward.in_step or self.forward.settled):
             free = int(SHARE * torch.cuda.mem_get_info(device)[0])
         if self.forward.memory is not None:
             free = min(free, self.forward.memory // 8)

@@ -7,8 +7,8 @@ never by a list of names.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,9 @@ from ceval_suite.backends.batching import (
     pack,
     trie,
 )
-from ceval_suite.backends.head import (
-    Float32Head,
-    LastMLP,
-    Post,
-    Waiting,
-    post_processing,
-    scores,
-)
+from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing, scores
 from ceval_suite.backends.layout import Layout, Store
+from ceval_suite.backends.lending import OWN, Lent
 from ceval_suite.backends.sizes import Sizes, no_room, one_row
 from ceval_suite.backends.steps import Step
 from ceval_suite.errors import ModelError, no_memory
@@ -66,17 +60,17 @@ FAILURES = (
 class Forward:
     """Runs rows through one model."""
 
-    def __init__(self, model: Any, say: Say, memory: int | None = None) -> None:
+    def __init__(self, model: Any, say: Say, memory: int | None = None, lent: Lent = OWN) -> None:
         """`memory` caps weights, kept keys and values, and the work on a pack, in bytes."""
         self.model = model
         self.memory = memory
         self.say = say
         self.device = placement.input_device(model)
-        self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.dtype = lent.dtype or placement.dtype(model)
         self.computed = 0
         self.sizes = Sizes(self.device.type)
         self._kept_bytes = 0
-        self.in_step = False
+        self.in_step = self.settled = False
         self._cached_lengths = [
             (module, name)
             for module in model.modules()
@@ -90,19 +84,38 @@ class Forward:
         self._head: Float32Head | None = None
         self._post: Post | None = None
         self._last = LastMLP.of(model)
-        if products.plain(inner) and placement.in_one_piece(inner.weight):
+        if lent.whole and products.plain(inner) and placement.in_one_piece(inner.weight):
             self._head = Float32Head(inner).eval()
             model.set_output_embeddings(self._head)
-        # where memory is capped, nothing is held twice
-        room = products.PACKED if memory is None else 0
-        self._linears = products.Linears(model, apart=inner, room=room)
+        # where memory is capped, nothing is held twice; nor are weights that training changes
+        room = products.PACKED if memory is None and lent is OWN else 0
+        apart = model if lent.whole else torch.nn.Identity()
+        self._linears = products.Linears(apart, apart=inner, room=room)
         attention.register()
-        products.keep_memory()
+        if lent is OWN:
+            products.keep_memory()
+
+    def give_back(self) -> None:
+        """Take out of the model what was put into it."""
+        if self._head is not None:
+            self.model.set_output_embeddings(self._head.inner)
+        self._last.give_back()
+        self._use(self._plain)
 
     def keep_in_step(self) -> None:
         """Decide nothing by time or by what fits here: other processes make the same passes."""
         self.in_step = True
         self.sizes.fix(self.sizes.now)
+
+    def settle(self) -> None:
+        """Decide nothing by time, so that the same rows always give the same numbers."""
+        self.settled = True
+        self.sizes.settle()
+
+    @contextmanager
+    def _fast(self) -> Generator[None, None, None]:
+        with products.by_rule(self.settled), self._linears.fast():
+            yield
 
     def look_for_largest(self) -> None:
         """From now on every score says whether no token has a larger logit."""
@@ -112,11 +125,12 @@ class Forward:
     def kernels(self) -> dict[str, Any]:
         """What computes products and attention on the packed path, as far as it is settled."""
         kind = self.device.type
-        return {
-            "products": products.kernel(kind, self.dtype).name,
-            "copied_weights": self._linears.copied,
-            "attention": attention.taken(),
-        }
+        with products.by_rule(self.settled):
+            return {
+                "products": products.kernel(kind, self.dtype).name,
+                "copied_weights": self._linears.copied,
+                "attention": attention.taken(),
+            }
 
     # the plain path: one row, the model's own attention, the head inside the model
 
@@ -166,7 +180,9 @@ class Forward:
         if not rows:
             return
         self.use_packed()
-        waiting = Waiting(self._head, self._post_processing()) if self._head else None
+        waiting = None
+        if self._head:
+            waiting = Waiting(self._head, self._post_processing(), settled=self.settled)
         collect = waiting is not None and waiting.post is not None
         most = self._width if not collect and any(len(r.reads) > SMALLEST for r in rows) else None
         nodes = trie(rows, min(self.sizes.longest, most or self.sizes.longest))
@@ -203,7 +219,7 @@ class Forward:
         self.use_packed()  # between two steps the model may have been used for something else
         ids = torch.tensor(tokens, device=self.device)[None]
         inputs = {"position_ids": step.positions[None], "attention_mask": None}
-        with attention.using(step), self._linears.fast():
+        with attention.using(step), self._fast():
             logits = self._logits(ids, range(len(tokens)), **inputs)
         self.computed += len(tokens)
         return logits
@@ -301,7 +317,7 @@ class Forward:
                 positions = torch.as_tensor(some.positions, device=self.device)[None]
                 ids = torch.as_tensor(some.tokens, dtype=torch.long, device=self.device)[None]
                 inputs = {"position_ids": positions, "attention_mask": None}
-                with self._linears.fast():
+                with self._fast():
                     if collect:
                         result = self._hidden(ids, sorted(set(some.at)) or [0], **inputs)
                     else:

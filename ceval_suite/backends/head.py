@@ -66,7 +66,7 @@ class Float32Head(torch.nn.Module):
         rows = self.inner.weight.shape[0]
         # a copy of float32 weights is not needed, of others it is made block by block
         step = rows if self.inner.weight.dtype == torch.float32 else BLOCK
-        plain = torch.nn.functional.linear
+        plain = products.linear if products.ruled() else torch.nn.functional.linear
         parts = [plain(hidden.float(), *block) for _, block in self._blocks(step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -140,9 +140,12 @@ def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> P
 class Waiting:
     """Hidden states waiting for the head."""
 
-    def __init__(self, head: Float32Head, post: Post | None) -> None:
+    def __init__(self, head: Float32Head, post: Post | None, *, settled: bool = False) -> None:
+        """When `settled`, nothing depends on time: neither how long they wait, nor the kernel."""
         self.head = head
         self.post = post
+        self._settled = settled
+        self._patience = float("inf") if settled else HEAD_SECONDS
         self._reads: list[Read] = []
         self._rows: list[int] = []
         self._hidden: list[torch.Tensor] = []
@@ -161,7 +164,7 @@ class Waiting:
             self._rows += [self._count + row for row in rows]
             self._hidden.append(hidden.clone())
             self._count += len(hidden)
-        if self._count >= HEAD_ROWS or time.monotonic() - self._since > HEAD_SECONDS:
+        if self._count >= HEAD_ROWS or time.monotonic() - self._since > self._patience:
             yield from self.flush()
 
     def flush(self) -> Iterator[Score]:
@@ -176,12 +179,13 @@ class Waiting:
         # one pass may have left more than are worth holding logits of
         for first in range(0, len(hidden), HEAD_ROWS):
             some = [k for k, row in enumerate(rows) if first <= row < first + HEAD_ROWS]
-            found = self.head.score(
-                hidden[first : first + HEAD_ROWS],
-                torch.tensor([rows[k] - first for k in some], device=hidden.device),
-                torch.tensor([reads[k].token for k in some], device=hidden.device),
-                post,
-            )
+            with products.by_rule(self._settled):
+                found = self.head.score(
+                    hidden[first : first + HEAD_ROWS],
+                    torch.tensor([rows[k] - first for k in some], device=hidden.device),
+                    torch.tensor([reads[k].token for k in some], device=hidden.device),
+                    post,
+                )
             for k, *values in zip(some, *(x.tolist() for x in found), strict=True):
                 yield Score(reads[k], *values)
 
@@ -204,10 +208,19 @@ class LastMLP:
     """
 
     def __init__(self, module: Any) -> None:
+        self._module = module
         self._real = module.forward if module is not None else None
+        self._own = module is not None and "forward" in vars(module)
         self._where: tuple[torch.Tensor, int] | None = None
         if module is not None:
             module.forward = self._forward
+
+    def give_back(self) -> None:
+        """Leave the part as it was found."""
+        if self._own:
+            self._module.forward = self._real
+        elif self._module is not None:
+            del self._module.forward
 
     @classmethod
     def of(cls, model: Any) -> LastMLP:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from ceval_suite.backends import (
@@ -23,89 +22,31 @@ from ceval_suite.backends.attention import ways_on
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import Row, Score
 from ceval_suite.backends.composing import Composer, only_scored
-from ceval_suite.backends.diagnosis import not_finite
 from ceval_suite.backends.forward import Forward
-from ceval_suite.backends.tokens import Encoded, Encoder, rows, shared
-from ceval_suite.backends.validity import USUAL, check
+from ceval_suite.backends.gathering import Gathering
+from ceval_suite.backends.lending import OWN, Lent
+from ceval_suite.backends.tokens import Encoded, Encoder, rows
+from ceval_suite.backends.units import CHUNK, chunks, units
+from ceval_suite.backends.validity import SAMPLE, USUAL, Verdicts, check
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request, Text, TextRecord
 
-CHUNK = 1024
-"""Requests that are tokenised and planned together, at least: while one chunk is computed, the
-next is tokenised."""
-
 TEXTS = 256
 """Whole texts that are tokenised together."""
-
-APART = 64
-"""Chunks are cut only between contexts that share fewer characters than this."""
-
-
-class _Job:
-    """Requests under way: values read so far and reads still missing."""
-
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        encoded: Sequence[Encoded],
-        todo: Sequence[Row],
-        forward: Forward,
-    ) -> None:
-        self.requests = requests
-        self._forward = forward
-        self.encoded = encoded
-        self._rows = todo
-        self._new: dict[int, int] | None = None
-        self._values: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        self._missing = [sum(len(tail) for tail in one.tails) for one in encoded]
-
-    def take(self, score: Score) -> Iterator[Reply]:
-        """Note one score; yield the reply that it completes.
-
-        Raises:
-            ModelError: not a finite number.
-        """
-        index = score.read.slot[0]
-        if not abs(score.logprob) < float("inf"):
-            one = self.encoded[index]
-            row = np.asarray([*one.head, *one.tails[score.read.slot[1]][:-1]])
-            raise not_finite(self._forward.model, self.requests[index].id, self._forward, row)
-        self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
-        self._missing[index] -= 1
-        if self._missing[index] == 0:
-            yield self._reply(index)
-
-    def _reply(self, index: int) -> Reply:
-        one = self.encoded[index]
-        found = [self._values.pop((index, c)) for c in range(len(one.tails))]
-        logprobs = tuple(sum(logprob for _, logprob in values) for values in found)
-        reply = Reply(
-            id=self.requests[index].id,
-            logprobs=logprobs,
-            logits=tuple(values[0][0] for values in found) if one.single else (),
-            num_tokens=len(one.head),
-            choice_mass=float(torch.tensor(logprobs, dtype=torch.float64).exp().sum()),
-            new_tokens=self._share().get(index, 0),
-            lengths=tuple(len(tail) for tail in one.tails),
-        )
-        return writing.as_read(self.requests[index], reply)
-
-    def _share(self) -> dict[int, int]:
-        # a row that others extend belongs to whoever asked first; planned before the first score
-        if self._new is None:
-            self._new = {}
-            for row in self._rows:
-                owner = row.reads[0].slot[0]
-                self._new[owner] = self._new.get(owner, 0) + row.new
-        return self._new
 
 
 class HFBackend:
     """Scores with a transformers model on one device, or on several."""
 
-    def __init__(self, spec: ModelSpec, say: Say = lambda _: None) -> None:
-        """Load tokenizer and weights.
+    def __init__(
+        self,
+        spec: ModelSpec,
+        say: Say = lambda _: None,
+        loaded: loading.Loaded | None = None,
+        lent: Lent = OWN,
+    ) -> None:
+        """Load tokenizer and weights, or take those that are `loaded` already, perhaps `lent`.
 
         Raises:
             ModelError: anything that keeps the checkpoint from being the one that was meant.
@@ -115,12 +56,14 @@ class HFBackend:
         self._shared = spec.tp_plan is not None and ranks.count() > 1
         if self._shared:
             ranks.tell(spec)
-        self.loaded = loading.load(spec)
+        self._agreed = ranks.agreed if self._shared else lent.agreed
+        self.loaded = loaded or loading.load(spec)
         self.model = self.loaded.model
-        self.forward = Forward(self.model, say, spec.memory_bytes)
+        self.forward = Forward(self.model, say, spec.memory_bytes, lent)
         self.device = self.forward.device
-        if self._shared:
+        if self._agreed:
             self.forward.keep_in_step()
+        if self._shared:
             versions = self.loaded.about["versions"]
             ways = ways_on(self.device.type, self.loaded.dtype)
             ranks.check_alike("versions or kernels", (versions, ways))
@@ -132,24 +75,34 @@ class HFBackend:
             self.max_length = spec.max_length - attached.virtual_tokens
         for note in attached.notes:
             say(note)
-        self.path: dict[str, Any] = {"attention": "unchecked"}
-        if spec.engine == "plain":
-            self.path = {"attention": "plain", "reason": "asked for"}
-        if attached.plain:
-            self.path = {"attention": "plain", "reason": attached.plain}
-        if self._pair:
-            self.path = {"attention": "plain", "reason": "encoder and decoder"}
+        self.path = self._first_path()
         self._total = 0
         self._checked = 0
         self._numbers = loading.lengths(self.model.config.to_dict())
+        self._verdicts: Verdicts | None = None
+        if spec.engine == "reproducible":
+            self.forward.settle()
+            (sample,) = self.encoder.ids([SAMPLE], special=False)
+            self._verdicts = Verdicts(
+                self.forward, sample, self._numbers, self.max_length, self.path
+            )
         self.composer = Composer(
             self.model,
             self.loaded.tokenizer,
             self.forward,
             self.encoder,
             self._numbers,
-            ranks.agreed if self._shared else str,
+            self._agreed or str,
+            self._verdicts and self._verdicts.sample,
         )
+
+    def _first_path(self) -> dict[str, Any]:
+        reason = self.loaded.attached.plain
+        if self._pair:
+            reason = "encoder and decoder"
+        elif not reason and self.spec.engine == "plain":
+            reason = "asked for"
+        return {"attention": "plain", "reason": reason} if reason else {"attention": "unchecked"}
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
@@ -183,6 +136,21 @@ class HFBackend:
         requests = list(requests)
         if self._shared:
             ranks.tell(requests)
+        yield from self.answers(requests)
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """As `ask`, in whatever mode of autograd the caller wants."""
+        if not self.forward.settled:
+            yield from self._together(requests)
+            return
+        whole = units(requests)
+        scored = [not any(r.after or r.max_new_tokens for r in unit) for unit in whole]
+        yield from self._chunks([unit for unit, only in zip(whole, scored, strict=True) if only])
+        for unit in (unit for unit, only in zip(whole, scored, strict=True) if not only):
+            self.forward.sizes.again()
+            yield from self._together(unit)
+
+    def _together(self, requests: Sequence[Request]) -> Iterator[Reply]:
         chains, others = rounds.chains(requests)
         yield from rounds.asked(self._answer, others)
         yield from self._follow(chains)
@@ -216,18 +184,20 @@ class HFBackend:
         yield from rounds.asked(self._answer, left)
 
     def _score(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        chunks = _chunks(requests)
+        return self._chunks(chunks(requests))
+
+    def _chunks(self, some: Sequence[list[Request]]) -> Iterator[Reply]:
         with ThreadPoolExecutor(1) as pool:
-            coming = [pool.submit(self._encode, chunk) for chunk in chunks[:1]]
-            for number, chunk in enumerate(chunks):
+            coming = [pool.submit(self._encode, chunk) for chunk in some[:1]]
+            for number, chunk in enumerate(some):
                 encoded = coming.pop().result()
-                if number + 1 < len(chunks):
-                    coming.append(pool.submit(self._encode, chunks[number + 1]))
+                if number + 1 < len(some):
+                    coming.append(pool.submit(self._encode, some[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
-                job = _Job(chunk, encoded, todo, self.forward)
+                found = Gathering(chunk, encoded, todo, self.forward)
                 for score in self._scores(encoded, todo):
-                    yield from job.take(score)
+                    yield from found.take(score)
 
     def _scores(self, encoded: Sequence[Encoded], todo: Sequence[Row]) -> Iterator[Score]:
         if self._pair:
@@ -236,6 +206,7 @@ class HFBackend:
             self.forward.computed += sum(row.new for row in todo)
             return seq2seq.scores(self.model, encoded)
         longest = max(len(row.tokens) for row in todo)
+        self.forward.sizes.again()
         self.forward.fit(longest)
         return self.forward.packed(todo) if self._packs(todo) else self.forward.plain(todo)
 
@@ -330,27 +301,17 @@ class HFBackend:
         names: rows that cross one of its numbers are tried at their full length.
         """
         longest = max(len(row.tokens) for row in todo)
+        if self._verdicts is not None:
+            self.path = self._verdicts(longest)
+            return self.path["attention"] == "packed"
         usual = min(USUAL, longest)
         for length in dict.fromkeys((usual, longest)):
             crossed = any(self._checked < n < length for n in self._numbers)
             new = self._checked < length and (length == usual or crossed)
             if self.path["attention"] != "plain" and new:
                 found = check(self.forward, todo, length)
-                self.path = ranks.agreed(found) if self._shared else found
+                self.path = self._agreed(found) if self._agreed else found
                 self._checked = length
                 if self.path["attention"] == "plain":
                     self.say(f"plain path: {self.path['reason']}")
         return self.path["attention"] == "packed"
-
-
-def _chunks(requests: Sequence[Request]) -> list[list[Request]]:
-    """Requests in the order of their contexts, cut where neighbours share little."""
-    out: list[list[Request]] = []
-    for request in sorted(requests, key=lambda request: request.context):
-        apart = not out or (
-            len(out[-1]) >= CHUNK and shared(out[-1][-1].context, request.context) < APART
-        )
-        if apart:
-            out.append([])
-        out[-1].append(request)
-    return out

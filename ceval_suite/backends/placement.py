@@ -129,6 +129,11 @@ def input_device(model: Any) -> torch.device:
     return torch.device("cuda", found) if isinstance(found, int) else torch.device(found)
 
 
+def dtype(model: Any) -> torch.dtype:
+    """The dtype of a model's weights, by the first that is a number."""
+    return next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+
+
 def in_one_piece(weight: torch.Tensor) -> bool:
     """Whether a weight lies whole on a device: neither offloaded nor a share among several."""
     return not weight.is_meta and not hasattr(weight, "device_mesh")

@@ -4,7 +4,8 @@ torch gives a float32 product on a CPU to MKL, which keeps to its AVX2 kernels o
 other makers; oneDNN, which torch ships too, uses all they have (2.2 times the rate on an EPYC of
 family 26), and more still when weights lie in its own order (by 10 to 30 % there). Which one to
 take is not known beforehand, so all are timed once, before anything is computed: an answer must
-not depend on when that happens.
+not depend on when that happens. Where it must not depend on time at all, oneDNN is taken wherever
+it can be: what it computes does not depend on the number of threads, as some of MKL's sums do.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Fastest:
         """What the ways compute from `args`."""
         return self.ways[self.name](*args)
 
+    def first(self, *args: Any) -> Any:
+        """The same by the way that stands first, whichever was chosen."""
+        return next(iter(self.ways.values()))(*args)
+
     def choose(self, *args: Any) -> None:
         """Time all ways on `args`; those that cannot take them are out."""
         seconds = {self.name: float("inf")}
@@ -102,9 +107,43 @@ def _arguments(device: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
     return x, weight, None
 
 
-@cache
+_by_rule: list[bool] = []
+
+
+@contextmanager
+def by_rule(on: bool = True) -> Generator[None, None, None]:
+    """Within it, nothing is chosen by time if `on`: the same on every machine of a kind."""
+    _by_rule.append(on)
+    try:
+        yield
+    finally:
+        _by_rule.pop()
+
+
+def ruled() -> bool:
+    """Whether nothing may be chosen by time now."""
+    return bool(_by_rule) and _by_rule[-1]
+
+
 def kernel(device: str, dtype: torch.dtype) -> Fastest:
     """How products of a dtype are computed on a kind of device, in this process."""
+    return _first(device, dtype) if ruled() else _fastest(device, dtype)
+
+
+@cache
+def _first(device: str, dtype: torch.dtype) -> Fastest:
+    """oneDNN on a CPU that it has a kernel for, else torch's own."""
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        try:
+            _onednn(*_arguments(device, dtype))
+        except (RuntimeError, AttributeError, TypeError):
+            return Fastest({"torch": torch.nn.functional.linear})
+        return Fastest({"oneDNN": _onednn})
+    return Fastest({"torch": torch.nn.functional.linear})
+
+
+@cache
+def _fastest(device: str, dtype: torch.dtype) -> Fastest:
     ways: dict[str, Callable[..., Any]] = {"torch": torch.nn.functional.linear}
     floating = (torch.float32, torch.bfloat16, torch.float16)
     if device == "cpu" and dtype in floating and torch.backends.mkldnn.is_available():
@@ -115,10 +154,26 @@ def kernel(device: str, dtype: torch.dtype) -> Fastest:
     return found
 
 
-@cache
 def packing_pays(dtype: torch.dtype) -> bool:
-    """Whether products on a CPU are faster with weights in oneDNN's own order."""
-    usual = kernel("cpu", dtype)
+    """Whether products on a CPU are to take weights in oneDNN's own order: where it is faster."""
+    return _can_pack(dtype) if ruled() else _packing_is_faster(dtype)
+
+
+@cache
+def _can_pack(dtype: torch.dtype) -> bool:
+    if "oneDNN" not in _first("cpu", dtype).ways:
+        return False
+    x, weight, _ = _arguments("cpu", dtype)
+    try:
+        _onednn(x, _packed(weight))
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return True
+
+
+@cache
+def _packing_is_faster(dtype: torch.dtype) -> bool:
+    usual = _fastest("cpu", dtype)
     if "oneDNN" not in usual.ways:
         return False
     x, weight, _ = _arguments("cpu", dtype)

@@ -1,4 +1,4 @@
-"""How many tokens go into a forward pass: found by timing real passes."""
+"""How many tokens go into a forward pass: found by timing real passes, within the memory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Sizes:
 
     def __init__(self, device: str = "cpu") -> None:
         sizes = SIZES.get(device, SIZES["cpu"])
+        self._first: int | None = None
         self.now = self.longest = sizes[0]
         self._trials = [size for size in sizes for _ in range(TRIALS)]
         self._rates: dict[int, list[float]] = {}
@@ -31,6 +32,16 @@ class Sizes:
         """Never anything but `size` from now on."""
         self._trials = []
         self.now = self.longest = size
+
+    def settle(self) -> None:
+        """From now on the first size, but for what is fixed or capped until `again`."""
+        self._first = self.now
+        self.fix(self.now)
+
+    def again(self) -> None:
+        """Back to the first size, if settled: what was computed before is to change nothing."""
+        if self._first is not None:
+            self.fix(self._first)
 
     def cap(self, size: int) -> None:
         """Never more than `size` from now on."""

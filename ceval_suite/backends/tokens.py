@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ceval_suite.backends.batching import Read, Row, Tokens
+from ceval_suite.backends.units import shared
 from ceval_suite.errors import PromptError
 from ceval_suite.schema import Request
 
@@ -191,18 +192,6 @@ class Encoder:
                 short = self.ids(whole, special=not request.template_tokens)
             out.append(short)
         return out
-
-
-def shared(a: str, b: str) -> int:
-    """Length of the common head of two texts."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _groups(texts: Sequence[str]) -> list[tuple[int, int, int]]:

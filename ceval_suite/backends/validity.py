@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ceval_suite.backends.attention import forced, ways_on
-from ceval_suite.backends.batching import Row, Score, probe
+from ceval_suite.backends.batching import Read, Row, Score, Tokens, probe
 from ceval_suite.backends.forward import FAILURES, Forward
 
 Place = tuple[tuple[int, int], int]
@@ -26,6 +27,14 @@ LEAK = {torch.float32: 5e-5}
 What float32 products round to depends on the kernel (1.1e-5 was seen on AVX2, MiniCPM3); models in
 which rows do leak differ by more than `TOLERANCE`.
 """
+
+
+SAMPLE = (
+    "Question 17. Water boils at 100 °C at sea level; on a mountain of 3,000 m it boils earlier. "
+    "Why?\nA. The air is colder.\nB. The pressure is lower.\nC. 水的成分不同。\nD. 海拔越高，"
+    "重力越大。\n答案：B。大气压随海拔升高而降低，沸点也随之降低。\n"
+)
+"""A text that models are tried on where what is asked must not decide."""
 
 
 def check(forward: Forward, rows: Sequence[Row], length: int) -> dict[str, Any]:
@@ -61,6 +70,48 @@ def check(forward: Forward, rows: Sequence[Row], length: int) -> dict[str, Any]:
         reason = f"what stands in other rows of a pack moves a score by {max(leaks):.2g}"
         return {"attention": "plain", "reason": reason, **verdict}
     return {"attention": "packed", **verdict}
+
+
+class Verdicts:
+    """Whether the packed path is right, tried on rows that are always the same.
+
+    So neither what is asked nor what was asked before decides how anything is computed.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        sample: Sequence[int] | Tokens,
+        numbers: Sequence[float],
+        limit: int,
+        given: dict[str, Any],
+    ) -> None:
+        """`numbers` are lengths at which attention may change; `given` is what is known before."""
+        self.sample: Tokens = np.resize(np.asarray([*sample] or [0, 1], np.int32), USUAL)
+        self._forward = forward
+        self._numbers = numbers
+        self._limit = limit
+        self._given = given
+        self._found: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, longest: int) -> dict[str, Any]:
+        """The verdict on rows of at most `longest` tokens."""
+        if self._given["attention"] == "plain":
+            return self._given
+        crossed = max((int(n) for n in self._numbers if USUAL <= n < longest), default=0)
+        usual = self._at(USUAL)
+        return self._at(crossed + USUAL) if crossed and usual["attention"] == "packed" else usual
+
+    def _at(self, length: int) -> dict[str, Any]:
+        length = min(length, self._limit)
+        if length not in self._found:
+            tokens = np.resize(self.sample, length)
+            row = Row(tokens, [Read(length - 1, 0, (0, 0))])
+            found = check(self._forward, [row], length)
+            self._found[length] = found
+            if found["attention"] == "plain":
+                self._forward.say(f"plain path: {found['reason']}")
+        return self._found[length]
 
 
 def _by_place(scores: Iterator[Score]) -> dict[Place, float]:
