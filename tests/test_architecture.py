@@ -81,6 +81,9 @@ backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer
 backends.server backends.lm_eval backends.vllm
+backends.scheduling
+backends.crew
+backends.ray
 backends.__init__
 asking fitting bits backends.harness
 tokenizer.__init__ tokenizer.scripts tokenizer.material
@@ -117,7 +120,7 @@ quantised demo
 api
 cli_data
 cli_model
-cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
+cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness cli_workers
 cli
 launch
 __main__
@@ -137,6 +140,7 @@ MOUTHS = (
     "cli_report",
     "cli_contamination",
     "cli_harness",
+    "cli_workers",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
@@ -260,6 +264,9 @@ def test_torch_stays_in_the_backends(name: str) -> None:
         "backends.base",
         "backends.batching",
         "backends.units",
+        "backends.scheduling",
+        "backends.crew",
+        "backends.ray",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",

@@ -37,9 +37,7 @@ def asked(draw: st.DrawFn) -> list[Request]:
         what: dict[str, Any] = {"continuations": ("A", "B")}
         if kind == "written":
             what = {"max_new_tokens": 5}
-        out.append(
-            Request(id=str(number), context=draw(shots) + draw(texts), after=after, **what)
-        )
+        out.append(Request(id=str(number), context=draw(shots) + draw(texts), after=after, **what))
     return out
 
 
@@ -158,6 +156,6 @@ def test_what_was_asked_before_changes_no_bit(tiny_model: Path) -> None:
     assert isinstance(used, HFBackend)
     list(used.ask([Request(id="long", context="long " * 3000, continuations=("A",))]))
     found: dict[str, Any] = {}
-    for name in reversed(sorted({r.unit for r in named})):  # unit by unit, the last one first
+    for name in sorted({r.unit for r in named}, reverse=True):  # unit by unit, the last one first
         found |= {r.id: r for r in used.ask([r for r in named if r.unit == name])}
     assert found == fresh
