@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.scheduling import DEATHS, Order, Schedule, Worker
-from ceval_suite.backends.units import units
+from ceval_suite.backends.units import cost, units
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
@@ -171,7 +171,7 @@ class Crew:
         """Have the units of a job computed."""
         with self._lock:
             job.units = some
-            self._schedule.give(job.number, len(some))
+            self._schedule.give(job.number, [cost(unit) for unit in some])
 
     def close(self, job: _Job) -> None:
         """Nothing more will be asked of a job's model; its workers are free for others."""
@@ -216,7 +216,7 @@ class Crew:
                 with self._lock:
                     for worker in self._schedule.overdue(time.monotonic()):
                         self._hands.kill(worker)
-                        self._gone(worker, f"it said nothing for {self._patience:.0f} s")
+                        self._gone(worker, f"it said nothing for {self._patience:g} s")
         except BaseException as error:
             self.stop(error)
 

@@ -8,14 +8,20 @@ idle worker's next order; so the same code serves a cluster, a simulation and a 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from statistics import fmean
 
 Worker = Hashable
 
 DEATHS = 3
 """Workers in a row that one unit (or one model that is opened) may kill before it is given up."""
+
+
+LARGE = 2.0
+"""Units of more than so many times the mean cost are computed first: begun last, one of them would
+keep all other workers waiting."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class _Job:
     """Units that wait, in the queues of the workers that they were meant for."""
 
     queues: dict[Worker, deque[int]] | None = None
-    left: int = 0
+    costs: Sequence[float] = ()
     closed: bool = False
     opened: bool = False
     deaths: dict[int | None, int] = field(default_factory=dict[int | None, int])
@@ -76,16 +82,23 @@ class Schedule:
         """A job that was to come needs no worker."""
         self._coming -= 1
 
-    def give(self, job: int, units: int) -> None:
-        """The job's units, 0 to `units` - 1: a contiguous piece for each of its workers."""
+    def give(self, job: int, costs: Sequence[float]) -> None:
+        """What each of the job's units costs: a contiguous piece goes to each of its workers.
+
+        Only the largest are dealt out one by one, and come first.
+        """
         one = self._jobs[job]
+        one.costs = costs
         some = [w for w, hand in self._hands.items() if hand.job == job] or [None]
-        cuts = [units * k // len(some) for k in range(len(some) + 1)]
-        one.queues = {
-            worker: deque(range(first, last))
-            for worker, first, last in zip(some, cuts, cuts[1:], strict=False)
-        }
-        one.left = units
+        mean = fmean(costs) if costs else 0.0
+        large = [unit for unit, cost in enumerate(costs) if cost > LARGE * mean]
+        large.sort(key=lambda unit: -costs[unit])
+        one.queues = {worker: deque(large[k :: len(some)]) for k, worker in enumerate(some)}
+        rest = [unit for unit, cost in enumerate(costs) if cost <= LARGE * mean]
+        sums = list(accumulate(costs[unit] for unit in rest))
+        for unit, end in zip(rest, sums, strict=True):
+            share = (end - costs[unit] / 2) / sums[-1] if sums[-1] else 0.0
+            one.queues[some[min(int(share * len(some)), len(some) - 1)]].append(unit)
 
     def close(self, job: int) -> None:
         """Nothing of the job is wanted any more."""
@@ -146,7 +159,6 @@ class Schedule:
             one.opened = True
             one.opening = now - hand.since
         else:
-            one.left -= 1
             one.took.append(now - hand.since)
         return order
 
@@ -186,14 +198,16 @@ class Schedule:
         """The next unit of the worker's own piece, else of the far half of the fullest queue."""
         if hand.job is None:
             return None
-        queues = self._jobs[hand.job].queues
+        queues, costs = self._jobs[hand.job].queues, self._jobs[hand.job].costs
         if not queues:
             return None
         own = queues.setdefault(worker, deque())
         if not own:
-            fullest = max(queues.values(), key=len)
-            for _ in range((len(fullest) + 1) // 2):
-                own.appendleft(fullest.pop())
+            left = {who: sum(costs[unit] for unit in queue) for who, queue in queues.items()}
+            fullest = max(left, key=left.__getitem__)
+            half = left[fullest] / 2
+            while queues[fullest] and (not own or sum(costs[unit] for unit in own) < half):
+                own.appendleft(queues[fullest].pop())
         return Order(hand.job, own.popleft()) if own else None
 
     def _choice(self) -> int | None:
