@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,9 @@ BATCH = 64
 
 OFTEN = 0.2
 """Seconds that a reply waits for others to travel with, at most."""
+
+KNOCK = 10.0
+"""Seconds in which a cluster must answer that it is there."""
 
 ROOM = 600.0
 """Seconds without any worker until no node is said to have room for one: clusters may grow."""
@@ -140,14 +145,22 @@ class RayHands:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
             quiet |= {"include_dashboard": False}
             quiet |= {"num_cpus": max(workers, cores or os.cpu_count() or 1)}
+        # in the main thread Ray has SIGTERM end the process on the spot
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGTERM) if main else None
         try:
+            if address is not None:
+                _knock(address)
             self._ray.init(address=address or "local", **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             text = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"--ray {address or 'local'}: no Ray cluster answers ({text}); start one with "
                 "'ray start --head', or leave --ray out to use this machine alone."
             ) from error
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
     def _share(self, workers: int, gpus: float | None) -> dict[str, float]:
         """What a worker is given: GPUs and a core, or its share of the cores."""
@@ -247,6 +260,17 @@ class RayHands:
             self.kill(worker)
         if self._mine:
             self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that something listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
 def _paths(spec: ModelSpec) -> list[Path]:
