@@ -27,6 +27,7 @@ TASKS = ("sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sampl
 KILLS = int(os.environ.get("CEVAL_SUITE_KILLS", "6"))
 """50 take some minutes: `CEVAL_SUITE_KILLS=50 pytest tests/test_ray_kill.py`."""
 SEED = 50
+GROWTHS = (1, 600, 9000, 30000)
 PATIENCE = 300.0
 
 # Importing Ray takes seconds a process: a nursery imports it once and forks real processes. Units
@@ -154,6 +155,12 @@ def size(out: Path) -> int:
     return sum(path.stat().st_size for path in out.glob("*/*/records.jsonl"))
 
 
+def grown(out: Path, by: int, *, with_workers: bool = False) -> Callable[[], bool]:
+    """Whether `by` more bytes of records are there than now, and somebody who could write more."""
+    goal = size(out) + by
+    return lambda: size(out) >= goal and (not with_workers or bool(actors()))
+
+
 def actors() -> list[int]:
     """Process ids of our workers, on whichever node."""
     found: list[int] = []
@@ -189,8 +196,7 @@ def test_kills_of_workers_and_driver_lose_nothing_and_write_nothing_twice(
             pid = nursery.start(out)
             # one unit may be struck twice, but the third would be given up
             for _ in range(rng.randint(0, 2)):
-                goal = size(out) + rng.choice((1, 600, 9000, 30000))
-                until(lambda goal=goal: size(out) >= goal and bool(actors()), pid)  # type: ignore[misc]
+                until(grown(out, rng.choice(GROWTHS), with_workers=True), pid)
                 some = actors()
                 if some and alive(pid) and sum(struck.values()) < KILLS:
                     os.kill(rng.choice(some), signal.SIGKILL)
@@ -199,8 +205,7 @@ def test_kills_of_workers_and_driver_lose_nothing_and_write_nothing_twice(
                 if rng.random() < 0.2:  # any moment at all: joining, opening, reading
                     time.sleep(rng.uniform(0, 3))
                 else:  # among the records
-                    goal = size(out) + rng.choice((1, 600, 9000, 30000))
-                    until(lambda goal=goal: size(out) >= goal, pid)  # type: ignore[misc]
+                    until(grown(out, rng.choice(GROWTHS)), pid)
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             code = nursery.end()
