@@ -29,6 +29,7 @@ from ceval_suite.cli_report import report
 from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.cli_watch import watch
+from ceval_suite.cli_workers import Gpus, Patience, Ray, Workers, staff
 from ceval_suite.errors import ConfigError, unknown
 from ceval_suite.outcome import say
 
@@ -202,7 +203,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Context in tokens.")] = None,
     memory: Annotated[str | None, typer.Option(help="Most for weights and work: 8GB.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, or plain: one row at a time.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, plain or reproducible.")] = None,
     verify: Annotated[
         int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
     ] = 0,
@@ -213,6 +214,10 @@ def run(
     same: Annotated[
         bool, typer.Option("--same-shots", help="For all models, as many as fit each of them.")
     ] = False,
+    workers: Workers = 1,
+    ray: Ray = None,
+    gpus: Gpus = None,
+    patience: Patience = 1800,
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
@@ -227,7 +232,8 @@ def run(
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
     ensure(listed(tasks), data)
-    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same)
+    by = staff(workers, ray, gpus, patience)
+    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same, staff=by)
     _results(folders, as_json)
 
 

@@ -89,6 +89,9 @@ backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
+backends.scheduling
+backends.crew
+backends.ray
 backends.__init__
 asking fitting bits backends.harness loggers alerts arrivals
 tokenizer.__init__ tokenizer.scripts tokenizer.material
@@ -128,7 +131,7 @@ api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
-cli_runs cli_gate cli_watch
+cli_runs cli_gate cli_watch cli_workers
 cli
 launch
 __main__
@@ -151,6 +154,7 @@ MOUTHS = (
     "cli_runs",
     "cli_gate",
     "cli_watch",
+    "cli_workers",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
@@ -274,6 +278,9 @@ def test_torch_stays_in_the_backends(name: str) -> None:
         "backends.base",
         "backends.batching",
         "backends.units",
+        "backends.scheduling",
+        "backends.crew",
+        "backends.ray",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",
