@@ -88,8 +88,7 @@ def evaluate(
             who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights.identity}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))
-            if run.soft_lock:
-                watch.say(f"{folder}: no file locks on this disk; the file .lock stands for one")
+            _say_lock(run, watch)
             left = _left(prepared, run)
             if not left and _summarized(folder):
                 watch.say(f"{prepared.task.name}: reused {folder}")
@@ -109,6 +108,11 @@ def evaluate(
         if verify and runs:
             check_again(runs, verify, spec, watch.say)
     return list(dict.fromkeys(folders))
+
+
+def _say_lock(run: RunFolder, watch: Watch) -> None:
+    if run.soft_lock:
+        watch.say(f"{run.path}: no file locks on this disk; the file .lock stands for one")
 
 
 def _label(prepared: Prepared, tasks: Sequence[Prepared]) -> str:

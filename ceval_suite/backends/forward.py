@@ -43,19 +43,6 @@ and packs of such rows are smaller."""
 SMALLEST = 32
 """Tokens that a pack must be able to hold."""
 
-FAILURES = (
-    attention.NotPacked,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    ModelError,
-)
-"""What trying the packed path on a model that is not made for it may raise."""
-
 
 class Forward:
     """Runs rows through one model."""
@@ -303,7 +290,7 @@ class Forward:
         """Keep one token, to see what it takes."""
         before = self.computed
         rows = [Row(np.array([0, last], np.int32), [Read(1, 0, (-last, 0))]) for last in (1, 2)]
-        with suppress(*FAILURES):  # then nothing is ever kept
+        with suppress(*attention.FAILURES):  # then nothing is ever kept
             list(self.packed(rows, cut=1))
         self.computed = before
 
