@@ -156,7 +156,8 @@ class RayHands:
             text = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"--ray {address or 'local'}: no Ray cluster answers ({text}); start one with "
-                "'ray start --head', or leave --ray out to use this machine alone."
+                "'ray start --head', or leave --ray out to use this machine alone; set "
+                "RAY_AUTH_MODE=token where the cluster asks for one."
             ) from error
         finally:
             if before is not None:
