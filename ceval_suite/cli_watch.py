@@ -95,9 +95,17 @@ def watch(
         until=until,
         idle=idle,
     )
+    told: set[tuple[str, int]] = set()
+    old: Scored | None = None
     for scored in watching.Watcher(wanted, _say):
-        _draw(scored, as_json)
-        if _judge(scored, *ruled, tell):
+        old = None if scored.new else scored
+        if scored.new:
+            _draw(scored, as_json)
+            if _judge(scored, *ruled, tell, told):
+                raise typer.Exit(GATE)
+    if old is not None:  # nothing was new, so that nothing was shown
+        _draw(old, as_json)
+        if _judge(old, *ruled, tell, told):
             raise typer.Exit(GATE)
 
 
@@ -133,16 +141,20 @@ def _judge(
     stops: Sequence[Rule],
     alerts: Sequence[Rule],
     tell: Sequence[Callable[[str], None]],
+    told: set[tuple[str, int]],
 ) -> bool:
-    """Say which rules hold; whether one of them ends the watch."""
+    """Say, once for a checkpoint, which rules hold; whether one of them ends the watch."""
     from ceval_suite import watching
     from ceval_suite.report import curve
 
     ends = False
     for found, stops_here in watching.judged(alerts, stops, scored.curves):
+        ends = ends or stops_here
+        if (found.rule.text, found.point.step) in told:
+            continue
+        told.add((found.rule.text, found.point.step))
         sentence = curve.holds(found)
         _say(f"{'stop' if stops_here else 'alert'}: {sentence}")
         for one in tell:
             one(sentence)
-        ends = ends or stops_here
     return ends
