@@ -9,25 +9,28 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ceval_suite import beacon, outcome, terminal
 from ceval_suite.cli_board import board
 from ceval_suite.cli_compare import bits, calibration, compare
 from ceval_suite.cli_contamination import contamination
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
+from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
+from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.cli_watch import watch
-from ceval_suite.errors import ConfigError, UserError, unknown
+from ceval_suite.errors import ConfigError, unknown
+from ceval_suite.outcome import say
 
 if TYPE_CHECKING:
     from ceval_suite.schema import Table
@@ -43,9 +46,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (board, compare, calibration, bits, report, contamination):
+for verb in (board, compare, gate, calibration, bits, report, contamination):
     app.command()(verb)
-for verb in (export, score, rescore, papers, agreement, watch):
+for verb in (export, score, rescore, papers, agreement, runs, watch):
     app.command()(verb)
 app.command("import")(import_)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
@@ -57,11 +60,6 @@ Shots = Annotated[int | None, typer.Option(min=0, help="Solved items before each
 Split = Annotated[str | None, typer.Option(help="Split to score (the task's own by default).")]
 Out = Annotated[Path, typer.Option(help="Folder for run folders.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
-
-
-def say(line: str) -> None:
-    """One line for the person, on stderr."""
-    typer.echo(line, err=True)
 
 
 def _print(found: Table, as_json: bool) -> None:
@@ -76,10 +74,25 @@ def _print(found: Table, as_json: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    log_format: Annotated[
+        str | None, typer.Option(help="Messages as text or json.", envvar="CEVAL_SUITE_LOG_FORMAT")
+    ] = None,
+    progress: Annotated[
+        Path | None, typer.Option(help="JSON file that says how far the command is.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="The same in Prometheus' text format (a .prom file).")
+    ] = None,
 ) -> None:
     """Options before the verb."""
     if debug:
         os.environ["CEVAL_SUITE_DEBUG"] = "1"
+    if log_format is not None:
+        if log_format not in terminal.FORMATS:
+            raise ConfigError(unknown("--log-format", log_format, terminal.FORMATS))
+        terminal.as_json(log_format == "json")
+    if progress is not None or metrics is not None:
+        beacon.begin(progress, metrics, say)
 
 
 @app.command(name="list")
@@ -179,6 +192,10 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -205,7 +222,7 @@ def run(
     if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     names = listed(subjects) or None
-    base = Selection(None, None, split, names, limit, data, chat, circular)
+    base = Selection(None, None, split, names, limit, data, chat, circular, items, seed)
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
@@ -248,44 +265,6 @@ def demo(out: Out = Path("runs/demo"), as_json: Json = False) -> None:
         say("       ceval-suite run --model smollm2-135m --tasks ceval")
 
 
-def _terminate(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; turn user errors into one sentence and exit code 1."""
-    signal.signal(signal.SIGTERM, _terminate)
-    command = typer.main.get_command(app)
-    try:
-        # not app(): typer would turn an interrupt or a closed pipe into an exit code of its own
-        with command.make_context("ceval-suite", sys.argv[1:]) as context:
-            command.invoke(context)
-        sys.stdout.flush()
-    except UserError as error:
-        if os.environ.get("CEVAL_SUITE_DEBUG"):
-            raise
-        say(f"error: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\ninterrupted; finished records are kept. To go on:")
-        say("  " + shlex.join(["ceval-suite", *sys.argv[1:]]))
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; what is buffered must not be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except Exception as error:
-        _other(error)
-
-
-def _other(error: Exception) -> NoReturn:
-    show = getattr(error, "show", None)  # wrong usage, in click's classes or typer's own copies
-    if show is not None:
-        show()
-        sys.exit(2)
-    if isinstance(error, OSError) and not os.environ.get("CEVAL_SUITE_DEBUG"):
-        say(f"error: {error.filename or ''}: {error.strerror or error}; finished records are kept.")
-        sys.exit(1)
-    raise error
+    outcome.run(app)

@@ -40,6 +40,29 @@ class RunError(UserError):
     """A run folder that must not be used for this run."""
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+)
+"""How torch and what it computes with say it, on CPUs and GPUs."""
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out.
+
+    >>> no_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."))
+    True
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """A sentence for an unknown name, with the nearest known one.
 

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ceval_suite import terminal
 from ceval_suite.backends.base import Say
 from ceval_suite.run import Watch
 from ceval_suite.schema import Record
@@ -32,11 +33,11 @@ class Items:
 
     def __init__(self, say: Say) -> None:
         self._say = say
-        self._console = Console(stderr=True)
+        self._console = Console(file=terminal.raw(sys.stderr))
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not terminal.is_json():
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
@@ -67,7 +68,7 @@ class Items:
 
     def _line(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(terminal.visible(text), highlight=False, markup=False)
         else:
             self._say(text)
 
@@ -76,7 +77,9 @@ class Items:
             self._line(f"{name}: {done} of {total} items were finished before")
         bar = None
         if self._bar is not None:
-            bar = self._bar.add_task(name, total=total, completed=done, rate="", accuracy="")
+            bar = self._bar.add_task(
+                terminal.visible(name), total=total, completed=done, rate="", accuracy=""
+            )
         self._tasks[name] = _Task(total, done, bar)
         self._last = self._shown = time.monotonic()
 
@@ -92,6 +95,7 @@ class Items:
         elif now - self._shown >= PLAIN_EVERY:
             self._shown = now
             left = task.seconds / task.fresh * (task.total - task.done)
+            terminal.event("progress", task=name, done=task.done, total=task.total)
             self._line(
                 f"{name}: {task.done}/{task.total}, {task.rate()}, {left:.0f} s left, "
                 f"{task.accuracy()}"
@@ -144,11 +148,11 @@ class Bytes:
         self._say = None if sys.stderr.isatty() else say
         self._shown = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=terminal.raw(sys.stderr)),
             disable=not sys.stderr.isatty(),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -173,5 +177,5 @@ class Bytes:
             of = f" of {filesize.decimal(total)}" if total else ""
             self._say(f"{name}: {filesize.decimal(done)}{of}")
         if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(name, total=total)
+            self._tasks[name] = self._bar.add_task(terminal.visible(name), total=total)
         self._bar.update(self._tasks[name], completed=done, total=total)

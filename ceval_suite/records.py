@@ -10,23 +10,38 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from filelock import FileLock, Timeout
 
+from ceval_suite.appending import Lines
 from ceval_suite.errors import RunError
+from ceval_suite.lock import Lock
+from ceval_suite.run_files import BITS, FORMAT, decoded, read_json, write_json
 from ceval_suite.schema import Record, TextRecord
 
-FORMAT = 1
+__all__ = [
+    "BITS",
+    "FORMAT",
+    "Folder",
+    "RunFolder",
+    "find_bits",
+    "find_runs",
+    "folder_name",
+    "read_json",
+    "read_lines",
+    "read_records",
+    "safe_name",
+    "write_json",
+]
+
+BOM = b"\xef\xbb\xbf"
 
 R = TypeVar("R", Record, TextRecord)
-
-BITS = re.compile(r"bits-[0-9a-f]{8}")
-"""Names of folders that hold measured texts instead of answered items."""
 
 _SOMETIMES = tuple(
     f.name for f in fields(Record) if f.default is not MISSING or f.default_factory is not MISSING
@@ -45,36 +60,6 @@ def folder_name(task: str, split: str, shots: int, fingerprint: str) -> str:
     return f"{task}-{split}-{shots}shot-{fingerprint[:8]}"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file in one step, so that readers never see half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from disk.
-
-    Raises:
-        RunError: unreadable or not an object.
-    """
-    try:
-        content = _decoded(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: not readable as JSON ({error}); delete the run folder.") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: not a JSON object; delete the run folder.")
-    return content
-
-
-def _decoded(content: bytes) -> Any:
-    """JSON, by the quicker parser; what that refuses (NaN, say) is left to the usual one."""
-    try:
-        return msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        return json.loads(content)
-
-
 def read_records(path: Path) -> Iterator[Record]:
     """All whole lines of a records file; an unfinished last line is passed over.
 
@@ -85,25 +70,40 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
-    """All whole lines of a file of one kind of record.
+    """All whole lines of a file of one kind of record; fields that it does not know do no harm.
 
     Raises:
-        RunError: a broken line before the last.
+        RunError: a broken line before the last, or one with a value of another type.
     """
     if not path.is_file():
         return
-    names = [f.name for f in fields(kind)]
-    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+    content = path.read_bytes()
+    if content.startswith(BOM):
+        raise RunError(
+            f"{path}: line 1 starts with a byte order mark, as some editors write it; save the "
+            "file as UTF-8 without one."
+        )
+    decoder = msgspec.json.Decoder(kind)
+    for number, line in enumerate(_whole_lines(content), start=1):
         try:
-            row = _decoded(line)
-            yield kind(
-                **{name: row[name] for name in names if name in row or name not in _SOMETIMES}
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            yield _line(decoder, line, kind)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
             raise RunError(
-                f"{path}: line {number} is broken ({error!r}); remove that line to have its item "
+                f"{path}: line {number} is broken ({reason}); remove that line to have its item "
                 "scored again."
             ) from error
+
+
+def _line(decoder: msgspec.json.Decoder[R], line: bytes, kind: type[R]) -> R:
+    try:
+        return decoder.decode(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(decoded(line), kind)
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
@@ -127,18 +127,24 @@ class Folder(Generic[R]):
         self.identity = identity
         self.about = about
         self._kind: type[R] = kind
-        self._lock = FileLock(path / ".lock")
-        self._stream: Any = None
+        self._lock = Lock(path)
+        self._lines: Lines | None = None
         self.done: dict[str, R] = {}
 
+    @property
+    def soft_lock(self) -> bool:
+        """Whether the folder's file system knows no locks, so that a file stands for one."""
+        return self._lock.soft
+
     def __enter__(self) -> Folder[R]:
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise RunError(
-                f"{self.path} is being written by another run; wait for it or use another --out."
+                f"{self.path}: this folder cannot be made ({error.strerror}); give an --out that "
+                "can be written."
             ) from error
+        self._lock.acquire()
         try:
             self._open()
         except BaseException:
@@ -149,7 +155,13 @@ class Folder(Generic[R]):
     def _open(self) -> None:
         run = self.path / "run.json"
         records = self.path / "records.jsonl"
-        if not (records.is_file() and _whole_lines(records.read_bytes())):
+        if records.is_symlink() or (records.exists() and not records.is_file()):
+            raise RunError(
+                f"{records}: a link or no file, and what is appended would go elsewhere; use "
+                "another --out, or delete the folder."
+            )
+        self._lines = Lines(records)
+        if not self._lines.whole():
             self.update({})  # a run that failed before its first record binds nobody
         elif run.is_file():
             self._same(read_json(run))
@@ -158,17 +170,19 @@ class Folder(Generic[R]):
                 f"{records}: there is no run.json beside it to say which model and protocol made "
                 "it; use another --out, or delete the folder."
             )
-        self._repair(records)
         for record in read_lines(records, self._kind):
             if record.id in self.done:
                 raise RunError(f"{records}: item {record.id} stands twice; delete one line.")
             self.done[record.id] = record
-        self._stream = records.open("ab")
+        self._lines.open()
 
     def _same(self, run: dict[str, Any]) -> None:
         stored = run.get("identity", {})
         if run.get("format") != FORMAT:
-            raise RunError(f"{self.path} has format {run.get('format')}, this is {FORMAT}.")
+            raise RunError(
+                f"{self.path} has format {run.get('format')}, this is {FORMAT}; use another --out, "
+                "or the version of ceval-suite that wrote it."
+            )
         # a concern that only one of the two has (an adapter, say) makes them different as well
         for key in dict.fromkeys((*self.identity, *stored)):
             there, now = stored.get(key), self.identity.get(key)
@@ -178,17 +192,6 @@ class Folder(Generic[R]):
                     f"{_short(now)} now); use another --out, or delete the folder."
                 )
         self.about = {k: v for k, v in run.items() if k not in ("format", "identity")} | self.about
-
-    @staticmethod
-    def _repair(path: Path) -> None:
-        """Cut off a last line that a kill left unfinished."""
-        if not path.is_file():
-            return
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as stream:
-                stream.truncate(whole)
 
     def check_numerics(self, now: str | None) -> None:
         """See that records already there were computed in the dtype that is used now.
@@ -204,18 +207,34 @@ class Folder(Generic[R]):
             )
 
     def append(self, record: R) -> None:
-        """Write one record and flush it."""
+        """Write one record and flush it.
+
+        Raises:
+            RunError: a number that is none, no room, or the folder is not there any more.
+        """
         content = {k: v for k, v in asdict(record).items() if v or k not in _SOMETIMES}
-        line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        self._stream.write(line.encode() + b"\n")
-        self._stream.flush()
+        try:
+            line = json.dumps(
+                content, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+            ).encode("utf-8", "replace")  # half of a pair of surrogates is no character
+        except ValueError as error:
+            raise RunError(
+                f"{record.id}: a score that is not a finite number is not recorded; see what "
+                "answers, and start the same command again: finished records are kept."
+            ) from error
+        assert self._lines is not None
+        self._lines.append(line + b"\n")
         self.done[record.id] = record
 
     def update(self, about: dict[str, Any]) -> None:
         """Merge `about` into run.json."""
         self.about |= about
-        content = {"format": FORMAT, "identity": self.identity, **self.about}
-        write_json(self.path / "run.json", content)
+        if self._lines is not None:
+            self._lines.check()
+        write_json(self.path / "run.json", self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {"format": FORMAT, "identity": self.identity, **self.about}
 
     def __exit__(
         self,
@@ -224,10 +243,8 @@ class Folder(Generic[R]):
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._stream is not None:
-                self._stream.flush()
-                os.fsync(self._stream.fileno())
-                self._stream.close()
+            if self._lines is not None:
+                self._lines.close(rescue=self._about(), quiet=error is not None)
         finally:  # a full disk must not leave the folder locked
             self._lock.release()
 
@@ -250,11 +267,24 @@ def _short(value: Any) -> str:
 
 def find_runs(folder: Path) -> Iterable[Path]:
     """All folders of answered tasks below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if not BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if not BITS.fullmatch(path.name)]
+
+
+def _holders(folder: Path) -> list[Path]:
+    """All folders with a run.json, in name order; links to folders are not followed."""
+    found: list[Path] = []
+    left = [str(folder)]
+    while left:
+        # one that may not be read holds no run of ours
+        with suppress(PermissionError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.name == "run.json":
+                    found.append(Path(entry.path).parent)
+                elif entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return sorted(found)
 
 
 def find_bits(folder: Path) -> list[Path]:
     """All folders of measured texts below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if BITS.fullmatch(path.name)]

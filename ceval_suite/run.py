@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ceval_suite import __version__, summary
+from ceval_suite import __version__, beacon, stopping, summary
 from ceval_suite.answer import Judge
 from ceval_suite.asking import Call
-from ceval_suite.backends import identify, open_backend
+from ceval_suite.backends import Unchanged, open_backend
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.errors import ModelError, RunError
 from ceval_suite.fitting import render
@@ -33,6 +33,16 @@ class Watch:
     start: Callable[[str, int, int], None] = lambda _name, _total, _done: None
     step: Callable[[str, Record], None] = lambda _name, _record: None
     stop: Callable[[], None] = lambda: None
+
+
+class Weights(Protocol):
+    """Which weights answer, and that they still do; files for one that is loaded by its spec."""
+
+    identity: dict[str, Any]
+
+    def check(self) -> None:
+        """Raises ModelError when they are other ones by now."""
+        ...
 
 
 @dataclass
@@ -57,15 +67,15 @@ def evaluate(
     *,
     verify: int = 0,
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
-    identity: Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
-    All tasks go to the model in one call, so that what they share is computed once. The model is
-    loaded only when something is left to score. `verify` items are scored again by the plain path
-    in float32 and compared. `opener` loads the model in place of `open_backend`, and `identity`
-    then says which one it is; `notes` are added to run.json.
+    All tasks go to the model in one call, so that what they share is computed once; it is loaded
+    only when something is left. `verify` items are scored again by the plain path in float32 and
+    compared. `opener` loads the model in place of `open_backend`, and `weights` then say which ones
+    it has; `notes` are added to run.json.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
@@ -76,7 +86,7 @@ def evaluate(
     watch = watch or Watch()
     if verify and spec.backend != "hf":
         raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
-    weights = identify(spec) if identity is None else identity
+    weights = weights or Unchanged(spec)
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []
@@ -85,9 +95,11 @@ def evaluate(
         for folder, prepared in dict(zip(folders, tasks, strict=True)).items():
             about = {"model": {"name": model, **spec.model_dump(exclude_defaults=True)}}
             about |= prepared.about() | {"ceval_suite": __version__} | dict(notes or {})
-            who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights}
+            who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights.identity}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))
+            if run.soft_lock:
+                watch.say(f"{folder}: no file locks on this disk; the file .lock stands for one")
             left = _left(prepared, run)
             if not left and _summarized(folder):
                 watch.say(f"{prepared.task.name}: reused {folder}")
@@ -101,7 +113,7 @@ def evaluate(
         if some:
             watch.say(f"loading {model}")
             backend = (opener or open_backend)(spec, watch.say)
-            _score(some, backend, watch, whole=spec.engine == "reproducible")
+            _score(some, backend, watch, weights, whole=spec.engine == "reproducible")
         for _, run in runs:
             _summarize(run)
         if verify and runs:
@@ -118,8 +130,10 @@ def _label(prepared: Prepared, tasks: Sequence[Prepared]) -> str:
 
 
 def _summarized(folder: Path) -> bool:
-    path = folder / "summary.json"
-    return path.is_file() and bool(read_json(path).get("complete"))
+    try:
+        return bool(read_json(folder / "summary.json").get("complete"))
+    except RunError:  # none there, or none that can be read: it is made again
+        return False
 
 
 def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
@@ -130,8 +144,25 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
     return [item for item in items if not run.done.keys() >= {*item.record_ids()}]
 
 
-def _score(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool) -> None:
-    """Put what is left to the backend; `whole` asks by units, made of all that a task asks."""
+def _score(
+    some: Sequence[_Open], backend: Backend, watch: Watch, weights: Weights, *, whole: bool
+) -> None:
+    call = _asked(some, backend, watch, whole=whole)
+    try:
+        with stopping.grace():
+            _answered(some, call, backend, watch, weights)
+    except BaseException:
+        with suppress(RunError):  # of a full disk was told already
+            _leave(some, backend, watch)
+        raise
+    _leave(some, backend, watch)
+
+
+def _asked(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool) -> Call:
+    """All prompts of all tasks, as one call; run.json notes what it is asked of.
+
+    `whole` asks by units, made of all that a task asks.
+    """
     call = Call()
     for one in some:
         begun = time.perf_counter()
@@ -146,36 +177,49 @@ def _score(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool
         judge = Judge(one.prepared.task, one.prepared.template)
         call.add(judge, prompts, one.prepared.folder, one.run.done if whole else None)
         asked = {id for prompt in prompts for id in prompt.item.record_ids()}
-        watch.start(one.name, len(one.run.done.keys() | asked), len(one.run.done))
+        total, done = len(one.run.done.keys() | asked), len(one.run.done)
+        watch.start(one.name, total, done)
+        beacon.start(one.run.identity["model"], one.name, total, done)
         one.seconds = {"scoring": 0.0, "rest": time.perf_counter() - begun}
         one.tokens = {"total": 0, "computed": 0, "written": 0}
         one.missing = len(one.left)
+    return call
+
+
+def _answered(
+    some: Sequence[_Open], call: Call, backend: Backend, watch: Watch, weights: Weights
+) -> None:
+    """Ask, and record each answer as it comes."""
     last = time.perf_counter()
-    try:
-        for answer in call.answers(backend):
-            one = some[answer.task]
-            fresh = [record for record in answer.records if record.id not in one.run.done]
-            for record in fresh:
-                one.run.append(record)
-                watch.step(one.name, record)
-            one.tokens["total"] += answer.reply.num_tokens
-            one.tokens["computed"] += answer.reply.new_tokens
-            one.tokens["written"] += answer.reply.written
-            # what passes between two replies is the second one's
-            now = time.perf_counter()
-            one.seconds["scoring"] += now - last
-            last = now
-            one.missing -= bool(fresh)
-            if fresh and not one.missing:
-                # what stops a later task must not leave this one unfinished
-                _close(one, backend)
-                _summarize(one.run)
-    finally:
-        watch.stop()
-        for one in some:
-            if one.missing:
-                _close(one, backend)
-            one.run.update({"engine": backend.describe()})  # all tasks of the call included
+    for answer in call.answers(backend):
+        one = some[answer.task]
+        # whatever comes was computed before this moment, and so from the files as they were
+        weights.check()
+        fresh = [record for record in answer.records if record.id not in one.run.done]
+        for record in fresh:
+            one.run.append(record)
+            watch.step(one.name, record)
+            beacon.step(one.run.identity["model"], one.name, record.correct)
+        one.tokens["total"] += answer.reply.num_tokens
+        one.tokens["computed"] += answer.reply.new_tokens
+        one.tokens["written"] += answer.reply.written
+        # what passes between two replies is the second one's
+        now = time.perf_counter()
+        one.seconds["scoring"] += now - last
+        last = now
+        one.missing -= bool(fresh)
+        if fresh and not one.missing:
+            # what stops a later task must not leave this one unfinished
+            _close(one, backend)
+            _summarize(one.run)
+
+
+def _leave(some: Sequence[_Open], backend: Backend, watch: Watch) -> None:
+    watch.stop()
+    for one in some:
+        if one.missing:
+            _close(one, backend)
+        one.run.update({"engine": backend.describe()})  # all tasks of the call included
 
 
 def _summarize(run: RunFolder) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def of_run(
     expected: Mapping[str, int] = about["expected"]
     ordered = in_order(task, records)
     labels_from = about.get("labels_from")
+    subset: Mapping[str, Any] = about.get("subset") or {}
     return {
         "task": task.name,
         "model": identity["model"],
@@ -60,7 +62,7 @@ def of_run(
         "protocol_sha256": identity["protocol_sha256"],
         "date": str(about.get("date", ""))[:10],
         "complete": len(ordered) == sum(expected.values()),
-        **metrics.summarize(task, ordered, expected),
+        **metrics.summarize(task, ordered, expected, subset.get("sizes")),
         "subjects_chosen": about.get("subjects"),
         "subjects_scored": len(expected),
         "subjects_total": len(task.subjects),
@@ -69,6 +71,7 @@ def of_run(
         "tokens": about.get("tokens", {}),
         "seconds": about.get("seconds", {}),
         "engine": about.get("engine", {}).get("path", {}),
+        **({"subset": {k: v for k, v in subset.items() if k != "sizes"}} if subset else {}),
         **({"labels_from": Path(labels_from["place"]).name} if labels_from else {}),
         **{key: about[key] for key in SERIES if key in about},
     }
@@ -97,7 +100,10 @@ def again(folders: Sequence[Path], *, write: bool) -> list[Rescored]:
 def _again(folder: Path, *, write: bool) -> Rescored:
     about = read_json(folder / "run.json")
     path = folder / "summary.json"
-    before = read_json(path) if path.is_file() else None
+    before: Mapping[str, Any] | None = None
+    if path.is_file():
+        with suppress(RunError):  # it is made again
+            before = read_json(path)
     records = list(read_records(folder / "records.jsonl"))
     if "imported" in about and before:
         return Rescored(folder, before, _imported(before, records, path if write else None))

@@ -320,7 +320,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_folder_that_another_process_writes_is_refused(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="is being written by another run; wait for it"):
+    with pytest.raises(RunError, match=r"is being written by another run \(pid \d+ of .*\); wait"):
         RunFolder(tmp_path / "run", {}, {}).__enter__()
     holder.communicate("")
     assert holder.returncode == 0
@@ -391,7 +391,9 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(
+        RunError, match=r"run\.json: cannot be written \(no space left\); make room"
+    ):
         write_json(path, {"new": True})
     assert read_json(path) == {"old": True}
 
@@ -400,7 +402,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 def test_a_broken_json_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(RunError, match=r"run\.json: not .*; delete the run folder"):
+    with pytest.raises(RunError, match=r"run\.json: not .*; put a copy of it back, or delete"):
         read_json(path)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ceval_suite.backends import ranks
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.sources import identity, resolve
-from ceval_suite.errors import ModelError, unknown
+from ceval_suite.backends.standing import Stamps
+from ceval_suite.errors import ModelError, UserError, unknown
 from ceval_suite.model_spec import ModelSpec
 
 BACKENDS = {
@@ -63,6 +64,38 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
         found: dict[str, Any] = _named(IDENTITIES[spec.backend])(spec)
         return found
     return identity(spec, resolve(spec))
+
+
+class Unchanged:
+    """Sees that a model's files stay those of its identity while its answers are recorded."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Raises ModelError when the model cannot be found."""
+        self._spec = spec
+        stamps = Stamps(spec)  # before they are read: what changes meanwhile is noticed
+        self.identity = identify(spec)
+        self._stamps = stamps or Stamps(spec)  # what had to be fetched first
+
+    def check(self) -> None:
+        """See that nothing was replaced; a file that was written again as it was does no harm.
+
+        Raises:
+            ModelError: a file is another one than was read.
+        """
+        file = self._stamps.changed()
+        if file is None:
+            return
+        self._stamps.renew()
+        try:
+            same = identify(self._spec) == self.identity
+        except UserError:  # half written
+            same = False
+        if not same:
+            raise ModelError(
+                f"{file}: this file of the checkpoint was replaced or changed while the run was "
+                "going on; records made before are kept and belong to the old one: put that back "
+                "and start the same command again, or give another --out."
+            )
 
 
 def follow() -> int:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
+
+
+class NotFinite(ModelError):
+    """Logits that are not finite, of one of several rows."""
+
+    def __init__(self, row: Any) -> None:
+        super().__init__(NOT_FINITE)
+        self.row = row
+
 
 NOT_FINITE = (
     "the model's logits are not finite; the checkpoint is broken or its dtype too narrow "

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends import writing
+from ceval_suite.backends.base import NotFinite
 from ceval_suite.backends.batching import Read, Row, Tokens
 from ceval_suite.backends.decoding import TRIED, Decoder, one_by_one
+from ceval_suite.backends.diagnosis import not_finite
 from ceval_suite.backends.drafts import Chain, Draft, Pen, Writing
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoder
@@ -81,24 +85,31 @@ class Composer:
             apart = [request for request in requests if request.continuations]
         scored = {reply.id: reply for reply in score(only_scored(apart))}
         new = plan.fresh(drafts)
-        written = (
-            self.decoder.write(drafts)
-            if packed
-            else one_by_one(self.decoder.forward, drafts, self.pen, self._pad)
-        )
-        for draft in written:
-            for number, request in enumerate(owners[id(draft)]):
-                computed = 0 if number else new[id(draft)] + len(draft.ids)
-                reply = _scored(request, draft.scores, len(draft.tokens), computed)
-                other = scored.get(request.id)
-                if other is not None:
-                    reply = replace(other, new_tokens=other.new_tokens + computed)
-                yield replace(
-                    reply,
-                    text=draft.text,
-                    finished=draft.finished,
-                    written=len(draft.ids),
-                )
+
+        def owner(row: Any) -> str:
+            # what is only tried has the tokens of one of the drafts
+            its = (draft for draft in drafts if draft is row or draft.tokens is row.tokens)
+            return owners[id(next(its, drafts[0]))][0].id
+
+        with self._told(owner):
+            written = (
+                self.decoder.write(drafts)
+                if packed
+                else one_by_one(self.decoder.forward, drafts, self.pen, self._pad)
+            )
+            for draft in written:
+                for number, request in enumerate(owners[id(draft)]):
+                    computed = 0 if number else new[id(draft)] + len(draft.ids)
+                    reply = _scored(request, draft.scores, len(draft.tokens), computed)
+                    other = scored.get(request.id)
+                    if other is not None:
+                        reply = replace(other, new_tokens=other.new_tokens + computed)
+                    yield replace(
+                        reply,
+                        text=draft.text,
+                        finished=draft.finished,
+                        written=len(draft.ids),
+                    )
 
     def follow(
         self, chains: Sequence[list[Request]], limit: int, packs: Packs, left: list[Request]
@@ -119,18 +130,30 @@ class Composer:
             left += [request for draft in some for request in draft.requests]
             some = []
         new = plan.fresh(some)
-        for draft in self.decoder.write(some) if some else ():
-            before = len(draft.tokens) - new[id(draft)]
-            for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
-                reply = _scored(request, scores, tokens, tokens - before)
-                before = tokens
-                yield reply
-            rest = draft.requests[len(draft.answers) :]
-            if rest:
-                # the first of them goes on from what is answered
-                left += [draft.going_on(rest[0])]
-                left += rest[1:]
+        with self._told(lambda draft: draft.requests[0].id):
+            for draft in self.decoder.write(some) if some else ():
+                before = len(draft.tokens) - new[id(draft)]
+                for request, (tokens, scores) in zip(draft.requests, draft.answers, strict=False):
+                    reply = _scored(request, scores, tokens, tokens - before)
+                    before = tokens
+                    yield reply
+                rest = draft.requests[len(draft.answers) :]
+                if rest:
+                    # the first of them goes on from what is answered
+                    left += [draft.going_on(rest[0])]
+                    left += rest[1:]
         self.encoder.forget()
+
+    @contextmanager
+    def _told(self, owner: Callable[[Any], str]) -> Generator[None, None, None]:
+        """Within it, logits that are not finite are told of with the item that a draft is of."""
+        try:
+            yield
+        except NotFinite as error:
+            row = [*error.row.tokens, *error.row.ids]
+            forward = self.decoder.forward
+            told = not_finite(forward.model, owner(error.row), forward, np.asarray(row))
+            raise told from None
 
     def _one(self, request: Request) -> tuple[Tokens, tuple[int, ...]] | None:
         """Context tokens and one token for each continuation; None where there are more."""

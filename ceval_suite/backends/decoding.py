@@ -17,13 +17,13 @@ import torch
 
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends import writing
-from ceval_suite.backends.base import NOT_FINITE
+from ceval_suite.backends.base import NotFinite
 from ceval_suite.backends.batching import common
 from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import FAILURES, Forward
 from ceval_suite.backends.steps import Catching, Step, Tails
 from ceval_suite.backends.validity import TOLERANCE
-from ceval_suite.errors import ModelError
+from ceval_suite.errors import ModelError, no_memory
 
 ROWS = {"cpu": 48, "cuda": 256}
 """Rows that are written together at most, by kind of device."""
@@ -72,7 +72,9 @@ class Decoder:
                 for draft in self._group(some, store, kept):
                     given.add(id(draft))
                     yield draft
-            except torch.OutOfMemoryError:
+            except (MemoryError, RuntimeError) as error:
+                if not no_memory(error):
+                    raise
                 if len(some) == 1:
                     raise ModelError(
                         f"out of memory on writing one row of {len(some[0].tokens)} tokens; use a "
@@ -113,7 +115,8 @@ class Decoder:
         written = [len(draft.tokens) - store.stem for draft in some]
         ended: set[int] = set()
         for pack, logits in self.forward.passes(nodes, store):
-            for read, said in zip(pack.reads, _said(logits), strict=False):
+            rows = [some[read.slot[0]] for read in pack.reads]
+            for read, said in zip(pack.reads, _said(logits, rows), strict=False):
                 if some[read.slot[0]].take(said):
                     ended.add(read.slot[0])
         slots = store.tails.slots
@@ -125,7 +128,8 @@ class Decoder:
             step = Step(store, [written[row] for row in slots], self.forward.device)
             logits = self.forward.step(step, [some[row].ids[-1] for row in slots])
             self.steps += 1
-            for slot, said in reversed(list(enumerate(_said(logits)))):
+            told = _said(logits, [some[row] for row in slots])
+            for slot, said in reversed(list(enumerate(told))):
                 row = slots[slot]
                 written[row] += 1
                 if some[row].take(said):
@@ -186,15 +190,16 @@ class _Said:
         return list(zip(found.tolist(), (found - self.row.logsumexp(-1)).tolist(), strict=True))
 
 
-def _said(logits: torch.Tensor) -> list[_Said]:
-    """Each row of logits [A, V].
+def _said(logits: torch.Tensor, drafts: Sequence[Any]) -> list[_Said]:
+    """Each row of logits [A, V], which are those of `drafts`.
 
     Raises:
-        ModelError: not a finite number.
+        NotFinite: not a finite number.
     """
     best = logits.max(-1)
-    if not bool(torch.isfinite(best.values).all()):
-        raise ModelError(NOT_FINITE)
+    finite = torch.isfinite(best.values).tolist()
+    if not all(finite[: len(drafts)]):
+        raise NotFinite(drafts[finite.index(False)])
     return [_Said(row, token) for row, token in zip(logits, best.indices.tolist(), strict=True)]
 
 
@@ -233,5 +238,8 @@ def _generated(model: Any, draft: Writing, pad: int, *, cached: bool) -> None:
     )
     with writing.settings(model, config):
         model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), stopping_criteria=[ended]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            stopping_criteria=[ended],
+            logits_processor=[writing.Finite([draft])],
         )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ceval_suite import stopping
 from ceval_suite.backends import attention, placement, products
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.batching import (
@@ -28,19 +29,23 @@ from ceval_suite.backends.batching import (
     pack,
     trie,
 )
-from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing, scores
+from ceval_suite.backends.head import (
+    Float32Head,
+    LastMLP,
+    Post,
+    Waiting,
+    post_processing,
+    scores,
+)
 from ceval_suite.backends.layout import Layout, Store
 from ceval_suite.backends.lending import OWN, Lent
-from ceval_suite.backends.sizes import Sizes, memory, no_memory
+from ceval_suite.backends.sizes import SMALLEST, Sizes, no_room, one_row, tokens_in
 from ceval_suite.backends.steps import Step
-from ceval_suite.errors import ModelError
+from ceval_suite.errors import ModelError, no_memory
 
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
 and packs of such rows are smaller."""
-
-SMALLEST = 32
-"""Tokens that a pack must be able to hold."""
 
 FAILURES = (
     attention.NotPacked,
@@ -139,11 +144,12 @@ class Forward:
         for row in rows:
             row.new = len(row.tokens)
         for row in sorted(rows, key=lambda row: -len(row.tokens)):
+            stopping.point()
             self.computed += len(row.tokens)
             ids = torch.as_tensor(row.tokens, dtype=torch.long, device=self.device)[None]
             for at in range(0, len(row.reads), self._width):
                 some = row.reads[at : at + self._width]
-                with memory(len(row.tokens)):
+                with one_row(len(row.tokens)):
                     logits = self._logits(ids, [read.position for read in some])
                     scored = list(scores(some, logits))
                 yield from scored
@@ -191,8 +197,11 @@ class Forward:
             else:
                 place = {at: row for row, at in enumerate(sorted(set(some.at)))}
                 yield from waiting.add(some.reads, [place[at] for at in some.at], result)
+            if stopping.asked():
+                break
         if waiting is not None:
             yield from waiting.flush()
+        stopping.point()
 
     def use_packed(self) -> None:
         """Have the model attend as packed passes need it.
@@ -210,6 +219,7 @@ class Forward:
 
     def step(self, step: Step, tokens: Sequence[int]) -> torch.Tensor:
         """Logits [A, V] after one more token of each of A rows."""
+        stopping.point()
         self.use_packed()  # between two steps the model may have been used for something else
         ids = torch.tensor(tokens, device=self.device)[None]
         inputs = {"position_ids": step.positions[None], "attention_mask": None}
@@ -252,7 +262,7 @@ class Forward:
             if result is None:
                 size = len(some.tokens)
                 if size <= SMALLEST:
-                    raise no_memory(size)
+                    raise no_room(size)
                 if self.in_step:
                     raise ModelError(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
@@ -277,21 +287,9 @@ class Forward:
         Raises:
             ModelError: not even a short pack fits.
         """
-        if self.memory is None:
-            return
-        head = self._head.inner if self._head else None
-        linears = [m for m in self.model.modules() if isinstance(m, torch.nn.Linear)]
-        widest = max((m.out_features for m in linears if m is not head), default=0)
-        token = 4 * (6 * widest + 16 * int(self.model.get_input_embeddings().weight.shape[1]))
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        kept = longest * self.bytes_kept()
-        room = (self.memory - weights - kept) // token
-        if room < SMALLEST:
-            raise ModelError(
-                f"--memory: weights take {weights:,} bytes, the keys and values of {longest} "
-                f"tokens {kept:,}; give at least {weights + kept + SMALLEST * token:,}."
-            )
-        self.sizes.cap(room)
+        if self.memory is not None:
+            head = self._head.inner if self._head else None
+            self.sizes.cap(tokens_in(self.memory, self.model, head, longest, self.bytes_kept()))
 
     def _learn_kept_bytes(self) -> None:
         """Keep one token, to see what it takes."""
@@ -322,7 +320,9 @@ class Forward:
             raise ModelError(
                 f"rows like these cannot be packed ({error}); add --engine plain."
             ) from error
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not no_memory(error):
+                raise
             # acted on by the caller, when this traceback no longer keeps the pass's tensors alive
             return None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from ceval_suite.backends import writing
-from ceval_suite.backends.base import NOT_FINITE
 from ceval_suite.backends.batching import Row, Score
+from ceval_suite.backends.diagnosis import not_finite
+from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.tokens import Encoded
-from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
 
 
@@ -22,8 +23,10 @@ class Gathering:
         requests: Sequence[Request],
         encoded: Sequence[Encoded],
         todo: Sequence[Row],
+        forward: Forward,
     ) -> None:
         self.requests = requests
+        self._forward = forward
         self.encoded = encoded
         self._rows = todo
         self._new: dict[int, int] | None = None
@@ -38,7 +41,9 @@ class Gathering:
         """
         index = score.read.slot[0]
         if not abs(score.logprob) < float("inf"):
-            raise ModelError(f"{self.requests[index].id}: {NOT_FINITE}")
+            one = self.encoded[index]
+            row = np.asarray([*one.head, *one.tails[score.read.slot[1]][:-1]])
+            raise not_finite(self._forward.model, self.requests[index].id, self._forward, row)
         self._values.setdefault(score.read.slot, []).append((score.logit, score.logprob))
         self._missing[index] -= 1
         if self._missing[index] == 0:

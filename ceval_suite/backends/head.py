@@ -137,16 +137,6 @@ def post_processing(head: Float32Head, forward: Callable[[], torch.Tensor]) -> P
     return None
 
 
-def scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
-    """Scores of reads from their logits [len(reads), V]."""
-    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
-    raw = logits.gather(1, wanted)[:, 0]
-    logprobs = raw - logits.logsumexp(-1)
-    greedy = raw >= logits.amax(-1)
-    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
-        yield Score(read, *values)
-
-
 class Waiting:
     """Hidden states waiting for the head."""
 
@@ -198,6 +188,16 @@ class Waiting:
                 )
             for k, *values in zip(some, *(x.tolist() for x in found), strict=True):
                 yield Score(reads[k], *values)
+
+
+def scores(reads: Sequence[Read], logits: torch.Tensor) -> Iterator[Score]:
+    """Scores of reads from their logits [len(reads), V]."""
+    wanted = torch.tensor([read.token for read in reads], device=logits.device)[:, None]
+    raw = logits.gather(1, wanted)[:, 0]
+    logprobs = raw - logits.logsumexp(-1)
+    greedy = raw >= logits.amax(-1)
+    for read, *values in zip(reads, raw.tolist(), logprobs.tolist(), greedy.tolist(), strict=True):
+        yield Score(read, *values)
 
 
 class LastMLP:

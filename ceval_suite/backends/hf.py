@@ -195,7 +195,7 @@ class HFBackend:
                     coming.append(pool.submit(self._encode, some[number + 1]))
                 todo = rows(encoded, self.max_length, chunk)
                 self._total += sum(len(row.tokens) for row in todo)
-                found = Gathering(chunk, encoded, todo)
+                found = Gathering(chunk, encoded, todo, self.forward)
                 for score in self._scores(encoded, todo):
                     yield from found.take(score)
 

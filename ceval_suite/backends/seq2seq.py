@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from ceval_suite.backends import placement, writing
+from ceval_suite.backends.base import NotFinite
 from ceval_suite.backends.batching import Read, Score, Tokens
+from ceval_suite.backends.diagnosis import not_finite
 from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
 from ceval_suite.schema import Reply, Request
@@ -81,7 +83,13 @@ def _written(
     with writing.settings(model, config):
         stops = _Stops(tokenizer, requests)
         ended = StoppingCriteriaList([stops])
-        out = model.generate(ids, attention_mask=mask, stopping_criteria=ended)
+        finite = [writing.Finite(requests)]
+        try:
+            out = model.generate(
+                ids, attention_mask=mask, stopping_criteria=ended, logits_processor=finite
+            )
+        except NotFinite as error:
+            raise not_finite(model, error.row.id) from None
     for k, (request, head, row) in enumerate(
         zip(requests, heads, out[:, 1:].tolist(), strict=True)
     ):

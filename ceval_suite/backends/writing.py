@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from ceval_suite.backends.base import NotFinite
 from ceval_suite.errors import ModelError, PromptError
 from ceval_suite.schema import Reply, Request
 
@@ -103,6 +104,24 @@ def settings(model: Any, config: Any) -> Generator[None, None, None]:
         yield
     finally:
         model.generation_config = before
+
+
+class Finite:
+    """Sees that the scores that `generate` chooses by are numbers; `rows` are whose they are."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores as they are.
+
+        Raises:
+            NotFinite: the best of a row is not finite.
+        """
+        best = scores.amax(-1)
+        if not bool(best.isfinite().all()):
+            raise NotFinite(self._rows[best.isfinite().tolist().index(False)])
+        return scores
 
 
 def halves(

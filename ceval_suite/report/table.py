@@ -7,10 +7,12 @@ import html
 import io
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ceval_suite.schema import Cell, Estimate, Table
+from ceval_suite.terminal import raw as unguarded
 
 MISSING = "–"
 
@@ -29,6 +31,11 @@ def estimate(found: Estimate) -> Cell:
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.1f}"
+
+
+def allowed(value: float) -> str:
+    """A drop in percentage points, with as many decimals as it has, up to three."""
+    return f"{100 * value:.3f}".rstrip("0").rstrip(".")
 
 
 def probability(p: float) -> Cell:
@@ -75,8 +82,10 @@ def missing(reason: str = "") -> Cell:
 
 
 def plain(value: str) -> str:
-    """Text without terminal escapes or other control characters."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", value)
+    """Text without terminal escapes or other control characters, and all in one direction."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", "�", value
+    )
 
 
 def markdown(table: Table) -> str:
@@ -274,10 +283,15 @@ def show(table: Table) -> None:
     from rich.table import Table as Rich
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=False)
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # a reader who has seen enough is no failure: see the command line
+
+    stream = unguarded(sys.stdout)  # styles are ours, the text is cleaned
+    console = Output(file=stream, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         # a pipe has no width: never fold or cut what another program reads
-        console = Console(highlight=False, width=10_000)
+        console = Output(file=stream, highlight=False, width=10_000)
     rich = Rich(title=None, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         right = i in table.numeric
