@@ -72,10 +72,9 @@ def evaluate(
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
-    All tasks go to the model in one call, so that what they share is computed once; it is loaded
-    only when something is left. `verify` items are scored again by the plain path in float32 and
-    compared. `opener` loads the model in place of `open_backend`, and `weights` then say which ones
-    it has; `notes` are added to run.json.
+    All tasks go to the model in one call, which computes once what they share; it is loaded only
+    when something is left. `verify` items are scored again by the plain path in float32. `opener`
+    is used in place of `open_backend` with the `weights` it has; `notes` are added to run.json.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
