@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ceval_suite import __version__, beacon, stopping, summary
 from ceval_suite.answer import Judge
@@ -35,6 +35,16 @@ class Watch:
     stop: Callable[[], None] = lambda: None
 
 
+class Weights(Protocol):
+    """Which weights answer, and that they still do; files for one that is loaded by its spec."""
+
+    identity: dict[str, Any]
+
+    def check(self) -> None:
+        """Raises ModelError when they are other ones by now."""
+        ...
+
+
 @dataclass
 class _Open:
     """A task whose run folder is open and still lacks records."""
@@ -57,15 +67,14 @@ def evaluate(
     *,
     verify: int = 0,
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
-    identity: Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Score one model on the prepared tasks; finished records are reused, never repeated.
 
-    All tasks go to the model in one call, so that what they share is computed once. The model is
-    loaded only when something is left to score. `verify` items are scored again by the plain path
-    in float32 and compared. `opener` loads the model in place of `open_backend`, and `identity`
-    then says which one it is; `notes` are added to run.json.
+    All tasks go to the model in one call, which computes once what they share; it is loaded only
+    when something is left. `verify` items are scored again by the plain path in float32. `opener`
+    is used in place of `open_backend` with the `weights` it has; `notes` are added to run.json.
 
     Returns:
         The run folders, in the order of `tasks`, each once.
@@ -76,7 +85,7 @@ def evaluate(
     watch = watch or Watch()
     if verify and spec.backend != "hf":
         raise ModelError(f"--verify needs the weights: model '{model}' is not of backend hf.")
-    weights = Unchanged(spec, identity)
+    weights = weights or Unchanged(spec)
     folders = [out / safe_name(model) / prepared.folder for prepared in tasks]
     with ExitStack() as stack:
         runs: list[tuple[Prepared, RunFolder]] = []
@@ -139,7 +148,7 @@ def _left(prepared: Prepared, run: RunFolder) -> list[Item]:
 
 
 def _score(
-    some: Sequence[_Open], backend: Backend, watch: Watch, weights: Unchanged, *, whole: bool
+    some: Sequence[_Open], backend: Backend, watch: Watch, weights: Weights, *, whole: bool
 ) -> None:
     call = _asked(some, backend, watch, whole=whole)
     try:
@@ -181,7 +190,7 @@ def _asked(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool
 
 
 def _answered(
-    some: Sequence[_Open], call: Call, backend: Backend, watch: Watch, weights: Unchanged
+    some: Sequence[_Open], call: Call, backend: Backend, watch: Watch, weights: Weights
 ) -> None:
     """Ask, and record each answer as it comes."""
     last = time.perf_counter()

@@ -143,10 +143,10 @@ class Scorer:
         notes = {"series": self.name, "live": True} | ({} if step is None else {"step": step})
         watch = run.Watch(say=self.say)
 
-        def work(identity: Mapping[str, Any], opener: live.Opener) -> Scores:
+        def work(weights: live.AsLent, opener: live.Opener) -> Scores:
             with ExitStack() as stack:
                 place = self.out or Path(stack.enter_context(TemporaryDirectory()))
-                model = _free_name(name, place, self.prepare(), identity)
+                model = _free_name(name, place, self.prepare(), weights.identity)
                 folders = run.evaluate(
                     model,
                     self.spec(model),
@@ -154,7 +154,7 @@ class Scorer:
                     place,
                     watch,
                     opener=opener,
-                    identity=identity,
+                    weights=weights,
                     notes=notes,
                 )
                 found = tuple(read_json(folder / "summary.json") for folder in folders)

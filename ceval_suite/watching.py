@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ceval_suite import catalog, rules
 from ceval_suite.arrivals import Arrival, Signature, has_tokenizer, look
+from ceval_suite.backends.adapter_files import config, expand
 from ceval_suite.backends.base import Say
 from ceval_suite.curves import Curve, find, of
 from ceval_suite.errors import ConfigError, ModelError, UserError
@@ -53,9 +54,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Scored:
-    """One checkpoint is scored: its run folders, and all curves of the training job so far."""
+    """One checkpoint is scored: its run folders, and all curves of the training job so far.
+
+    `new` is False where it was scored before this watch began.
+    """
 
     arrival: Arrival
+    new: bool
     folders: Sequence[Path]
     curves: Sequence[Curve]
 
@@ -174,7 +179,7 @@ class Watcher:
             self._closed[one.folder] = one.signature
             return None
         self._closed[one.folder] = _DONE
-        return Scored(one, folders, of(find([wanted.out], wanted.name)))
+        return Scored(one, new, folders, of(find([wanted.out], wanted.name)))
 
 
 _UNSETTLED = "it may still be changing"
@@ -215,9 +220,20 @@ def spec_of(one: Arrival, wanted: Wanted) -> ModelSpec:
         adapters = [*spec.adapters, Adapter(path=str(one.folder))]
         return catalog.override(spec, options | {"adapters": adapters})
     spec = ModelSpec(path=str(one.folder))
+    if one.kind == "adapter":
+        _check_base(spec)
     if one.kind == "full" and not one.has_tokenizer:
         options["tokenizer"] = _tokenizer(one, wanted)
     return catalog.override(spec, options)
+
+
+def _check_base(spec: ModelSpec) -> None:
+    try:
+        expand(spec)
+    except ModelError:
+        base = config(Path(spec.path)).get("base_model_name_or_path")
+        named = f"its base, {base}, is not here" if base else "it names no base"
+        raise ModelError(f"an adapter, and {named}; give --base.") from None
 
 
 def _tokenizer(one: Arrival, wanted: Wanted) -> str:

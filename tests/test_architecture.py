@@ -120,7 +120,7 @@ report.compare report.quantisation report.extension report.audit report.contamin
 report.tokenizers report.tokenizer_plot report.gate
 site.__init__ site.chunks
 site.collect
-site.prompts site.pairs site.tables
+site.prompts site.pairs site.tables site.curves
 site.column
 site.write
 preview progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -97,17 +96,9 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
 class Unchanged:
     """Sees that a model's files stay those of its identity while its answers are recorded."""
 
-    def __init__(self, spec: ModelSpec, identity: Mapping[str, Any] | None = None) -> None:
-        """Of a model that is in memory, `identity` says which it is: no file of it is looked at.
-
-        Raises:
-            ModelError: the model cannot be found.
-        """
+    def __init__(self, spec: ModelSpec) -> None:
+        """Raises ModelError when the model cannot be found."""
         self._spec = spec
-        self._stamps: Stamps | None = None
-        if identity is not None:
-            self.identity = dict(identity)
-            return
         stamps = Stamps(spec)  # before they are read: what changes meanwhile is noticed
         self.identity = identify(spec)
         self._stamps = stamps or Stamps(spec)  # what had to be fetched first
@@ -118,8 +109,8 @@ class Unchanged:
         Raises:
             ModelError: a file is another one than was read.
         """
-        file = self._stamps.changed() if self._stamps is not None else None
-        if self._stamps is None or file is None:
+        file = self._stamps.changed()
+        if file is None:
             return
         self._stamps.renew()
         try:

@@ -32,16 +32,13 @@ from ceval_suite.backends.batching import (
 from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing, scores
 from ceval_suite.backends.layout import Layout, Store
 from ceval_suite.backends.lending import OWN, Lent
-from ceval_suite.backends.sizes import Sizes, no_room, one_row
+from ceval_suite.backends.sizes import SMALLEST, Sizes, no_room, one_row, tokens_in
 from ceval_suite.backends.steps import Step
 from ceval_suite.errors import ModelError, no_memory
 
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
 and packs of such rows are smaller."""
-
-SMALLEST = 32
-"""Tokens that a pack must be able to hold."""
 
 
 class Forward:
@@ -270,21 +267,9 @@ class Forward:
         Raises:
             ModelError: not even a short pack fits.
         """
-        if self.memory is None:
-            return
-        head = self._head.inner if self._head else None
-        linears = [m for m in self.model.modules() if isinstance(m, torch.nn.Linear)]
-        widest = max((m.out_features for m in linears if m is not head), default=0)
-        token = 4 * (6 * widest + 16 * int(self.model.get_input_embeddings().weight.shape[1]))
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        kept = longest * self.bytes_kept()
-        room = (self.memory - weights - kept) // token
-        if room < SMALLEST:
-            raise ModelError(
-                f"--memory: weights take {weights:,} bytes, the keys and values of {longest} "
-                f"tokens {kept:,}; give at least {weights + kept + SMALLEST * token:,}."
-            )
-        self.sizes.cap(room)
+        if self.memory is not None:
+            head = self._head.inner if self._head else None
+            self.sizes.cap(tokens_in(self.memory, self.model, head, longest, self.bytes_kept()))
 
     def _learn_kept_bytes(self) -> None:
         """Keep one token, to see what it takes."""

@@ -11,7 +11,7 @@ import copy
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,6 +35,17 @@ SAMPLES = 64
 """Numbers of each weight that tell one state of a model from another."""
 
 T = TypeVar("T")
+
+
+@dataclass
+class AsLent:
+    """Which weights a lent model has: nobody changes them until it is given back."""
+
+    identity: dict[str, Any]
+
+    def check(self) -> None:
+        """Nothing can have changed."""
+
 
 Opener = Callable[[ModelSpec, Say], Backend]
 
@@ -94,7 +105,7 @@ def visit(
     tokenizer: Any,
     spec: ModelSpec,
     say: Say,
-    work: Callable[[Mapping[str, Any], Opener], T],
+    work: Callable[[AsLent, Opener], T],
 ) -> T:
     """Have `work` ask a model that is being trained; all its processes must call this together.
 
@@ -119,7 +130,7 @@ def visit(
 
         try:
             one = peers.first or shards
-            found = identity(model, tokenizer, spec, together) if one else {}
+            found = AsLent(identity(model, tokenizer, spec, together) if one else {})
             if peers.first:
                 outcome: Any = _outcome(lambda: work(found, opener))
                 if shards:

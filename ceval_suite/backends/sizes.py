@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,6 +14,9 @@ from ceval_suite.errors import ModelError, no_memory
 
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 """Tokens of a pack that are tried on a kind of device; the fastest is kept."""
+
+SMALLEST = 32
+"""Tokens that a pack must be able to hold."""
 
 TRIALS = 2
 """Full packs of each size that are timed."""
@@ -64,6 +68,26 @@ class Sizes:
             self.now = self._trials[0]
         else:
             self.now = max(self._rates, key=lambda s: max(self._rates[s]))
+
+
+def tokens_in(memory: int, model: Any, head: Any, longest: int, kept_bytes: int) -> int:
+    """Tokens that may be worked on at once, beside weights and `longest` kept tokens.
+
+    Raises:
+        ModelError: not even a short pack fits.
+    """
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    widest = max((m.out_features for m in linears if m is not head), default=0)
+    token = 4 * (6 * widest + 16 * int(model.get_input_embeddings().weight.shape[1]))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    kept = longest * kept_bytes
+    room = (memory - weights - kept) // token
+    if room < SMALLEST:
+        raise ModelError(
+            f"--memory: weights take {weights:,} bytes, the keys and values of {longest} "
+            f"tokens {kept:,}; give at least {weights + kept + SMALLEST * token:,}."
+        )
+    return room
 
 
 def no_room(tokens: int) -> ModelError:

@@ -21,7 +21,7 @@ from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError
 from ceval_suite.exclusions import Exclusions
 from ceval_suite.report import board
-from ceval_suite.site import chunks, pairs, tables
+from ceval_suite.site import chunks, curves, pairs, tables
 from ceval_suite.site import column as columns
 from ceval_suite.site.collect import Collected, Column, collect, family, summarised
 from ceval_suite.site.prompts import source
@@ -43,6 +43,7 @@ SCRIPTS = (
     "items.js",
     "item.js",
     "compare.js",
+    "training.js",
     "app.js",
 )
 """The page's own scripts, in the order in which they need each other."""
@@ -142,7 +143,9 @@ def _write(found: Collected, folder: Path, wanted: Wanted, say: Say) -> None:
             for one in wanted.exclude
         ],
         "tables": len(made.tables),
+        "curves": len(drawn := curves.content(found)),
     }
+    chunks.write(folder, "curves", drawn)
     chunks.write(folder, "site", overview)
     chunks.write(folder, "pairs", made.pairs)
     chunks.write(folder, "tables", made.tables)

@@ -3,7 +3,8 @@
 
 (() => {
   const { h, t } = CS;
-  const VIEWS = ["board", "subjects", "categories", "calibration", "items", "compare", "tables"];
+  const VIEWS = ["board", "subjects", "categories", "calibration", "items", "compare", "training", "tables"];
+  const shown = () => VIEWS.filter((view) => view !== "training" || CS.site.curves); // most sites hold no training job
   const main = document.getElementById("main");
   let current = null;
   let turn = 0;
@@ -19,7 +20,7 @@
     const here = CS.route().parts[0] || "board";
     const open = here === "item" ? "items" : here;
     document.getElementById("nav").setAttribute("aria-label", t("nav"));
-    document.getElementById("nav").replaceChildren(...VIEWS.map((view) =>
+    document.getElementById("nav").replaceChildren(...shown().map((view) =>
       h("a", { href: view === "board" ? "#/" : CS.address([view]), "aria-current": view === open ? "page" : null, text: t(`nav.${view}`) })));
     document.getElementById("skip").textContent = t("skip");
     const language = document.getElementById("language");

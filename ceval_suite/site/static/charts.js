@@ -123,6 +123,38 @@ CS.charts = (() => {
     });
   }
 
+  /** Values against steps, with whiskers; points are [step, value, low, high, n]. */
+  function curves(main, { title, series, table }) {
+    const colours = palette();
+    const whisker = (one, k) => ({
+      type: "custom", name: one.name, silent: true, tooltip: { show: false },
+      data: one.points.map(([step, , low, high]) => [step, 100 * low, 100 * high]),
+      renderItem: (params, api) => {
+        const from = api.coord([api.value(0), api.value(1)]);
+        const to = api.coord([api.value(0), api.value(2)]);
+        const line = (x1, y1, x2, y2) => ({ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: colours[k % MOST], lineWidth: 1.2, opacity: 0.7 } });
+        return { type: "group", children: [line(from[0], from[1], to[0], to[1]), ...[from, to].map(([x, y]) => line(x - 4, y, x + 4, y))] };
+      },
+    });
+    return figure(main, {
+      title, table,
+      option: {
+        ...base(),
+        grid: { left: 48, right: 16, top: 44, bottom: 44 },
+        tooltip: { ...base().tooltip, trigger: "item", formatter: ({ seriesName, dataIndex, seriesIndex }) => {
+          const point = series[seriesIndex] && series[seriesIndex].points[dataIndex];
+          return point ? `${seriesName}\n${t("training.step")} ${f.count(point[0])}: ${f.percent(point[1])} ${f.half(point.slice(1))}, n = ${f.count(point[4])}` : "";
+        } },
+        xAxis: axis({ type: "value", min: "dataMin", max: "dataMax", name: t("training.step"), nameLocation: "middle", nameGap: 26 }),
+        yAxis: axis({ type: "value", scale: true, name: "%" }),
+        series: [
+          ...series.map((one, k) => ({ type: "line", name: one.name, data: one.points.map(([step, value]) => [step, 100 * value]), symbol: SYMBOLS[k % SYMBOLS.length], symbolSize: 8, itemStyle: { color: colours[k % MOST] }, lineStyle: { color: colours[k % MOST], type: LINES[k % LINES.length] } })),
+          ...series.map(whisker),
+        ],
+      },
+    });
+  }
+
   function clear() {
     drawn.forEach((chart) => chart.dispose());
     drawn = [];
@@ -131,5 +163,5 @@ CS.charts = (() => {
   const resize = () => drawn.forEach((chart) => chart.resize());
   addEventListener("resize", resize);
   addEventListener("beforeprint", resize);
-  return { MOST, bars, radar, reliability, letters, clear };
+  return { MOST, bars, radar, reliability, letters, curves, clear };
 })();

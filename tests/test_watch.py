@@ -1,0 +1,290 @@
+"""Checkpoints that a training job writes are scored once each, when they are finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ceval_suite import watching
+from ceval_suite.arrivals import look
+from ceval_suite.curves import find, of
+from ceval_suite.model_spec import Adapter, ModelSpec
+from ceval_suite.prepare import Selection, prepare
+from ceval_suite.records import read_records
+from ceval_suite.report import curve
+from ceval_suite.run import evaluate
+from ceval_suite.watching import Wanted, Watcher
+from tests import filling
+from tests.training_jobs import model
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("processes")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    model(tiny_tokenizer, initializer_range=0.1).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def wanted(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Wanted:
+    monkeypatch.setattr(watching, "SETTLE", 0.3)
+    (tmp_path / "sft").mkdir()
+    tasks = [prepare("sample-mmlu", Selection(shots=0, limit=2))]
+    return Wanted(
+        folder=tmp_path / "sft",
+        tasks=tasks,
+        out=tmp_path / "runs",
+        name="sft",
+        base=str(base),
+        options={"dtype": "float32"},
+        every=0.3,
+        once=True,
+    )
+
+
+def full(base: Path, folder: Path, step: int, *, tokenizer: bool = True) -> Path:
+    """The base as a whole checkpoint of a step."""
+    shutil.copytree(base, folder)
+    if not tokenizer:
+        for file in (*folder.glob("tokenizer*"), *folder.glob("special*")):
+            file.unlink()
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return folder
+
+
+def lines() -> tuple[list[str], Callable[[str], None]]:
+    said: list[str] = []
+    return said, said.append
+
+
+def loaded(said: list[str]) -> list[str]:
+    return [line.removeprefix("loading ") for line in said if line.startswith("loading ")]
+
+
+def test_a_folder_that_a_process_fills_is_scored_once_each_and_the_curve_is_right(
+    wanted: Wanted, base: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    place = tmp_path / "filled" / "sft"
+    place.parent.mkdir()
+    command = [sys.executable, str(ROOT / "tests" / "filling.py"), str(base), str(place)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as filler:
+        assert filler.stdout is not None
+        assert filler.stdout.readline().strip() == "1"
+        said, say = lines()
+        watcher = Watcher(replace(wanted, folder=place, once=False, idle=6, base=None), say)
+        scored = list(watcher)
+        assert filler.wait(60) == 0
+    assert sorted(one.arrival.step or 0 for one in scored) == [1, 2, 3, 4]
+    assert sorted(loaded(said)) == [f"sft-step-{step}" for step in (1, 2, 3, 4)]
+    # the second was finished late, the last never
+    assert [one.arrival.step for one in scored].index(2) > 0
+    assert said[-1] == (
+        "checkpoint-5: not finished when the watch ended: "
+        "adapter_model.safetensors is not all there yet"
+    )
+    (found,) = scored[-1].curves
+    assert [point.step for point in found.points] == [1, 2, 3, 4]
+    separate = tmp_path / "separate"
+    for point in found.points:
+        adapters = [Adapter(path=str(place / f"checkpoint-{point.step}"))]
+        spec = ModelSpec(path=str(base), adapters=adapters, dtype="float32")
+        (run,) = evaluate(f"alone-{point.step}", spec, wanted.tasks, separate)
+        assert point.folder is not None
+        mine, alone = (
+            {r.id: r for r in read_records(f / "records.jsonl")} for f in (point.folder, run)
+        )
+        assert mine.keys() == alone.keys()
+        for id, one in mine.items():
+            assert one.prediction == alone[id].prediction
+            assert one.logprobs == pytest.approx(alone[id].logprobs, abs=2e-5)
+        right = [bool(one.correct) for one in alone.values()]
+        assert point.averages["acc/micro"].value == sum(right) / len(right)
+    table = curve.curve(found)
+    assert [row[0].value for row in table.rows] == [1, 2, 3, 4]
+    assert curve.plot(found).count("●") == 4
+
+
+def test_a_file_is_unfinished_at_every_length_but_its_own(base: Path, tmp_path: Path) -> None:
+    folder = full(base, tmp_path / "checkpoint-3", 3)
+    weights = (folder / "model.safetensors").read_bytes()
+    for share in (0, 4, 8, 100, len(weights) // 2, len(weights) - 1):
+        (folder / "model.safetensors").write_bytes(weights[:share])
+        assert look(tmp_path)[0].missing == "model.safetensors is not all there yet"
+    (folder / "model.safetensors").write_bytes(weights)
+    (one,) = look(tmp_path)
+    assert (one.kind, one.step, one.missing, one.sealed) == ("full", 3, "", True)
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(config[:-5])
+    assert look(tmp_path)[0].missing == "no whole config.json yet"
+
+
+def test_shards_are_told_by_their_index(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "step_000120"
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder, max_shard_size="100KB")
+    (one,) = look(tmp_path)
+    assert (one.step, one.missing, one.sealed) == (120, "", False)
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[:-1])
+    assert look(tmp_path)[0].missing == f"{shards[1].name} is not all there yet"
+    shards[1].unlink()
+    assert look(tmp_path)[0].missing == f"no {shards[1].name} yet"
+    shards[1].write_bytes(whole)
+    # shards are written before their index
+    text = index.read_bytes()
+    index.write_bytes(text[:-9])
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+    index.unlink()
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "events.out").write_text("x")
+    full(base, tmp_path / "tmp-checkpoint-9", 9)
+    full(base, tmp_path / ".cache-8", 8)
+    (tmp_path / "latest").symlink_to(tmp_path / "tmp-checkpoint-9")
+    assert look(tmp_path) == []
+    assert look(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("newest-first", [30, 20, 10]), ("all", [10, 20, 30]), ("newest", [30])],
+)
+def test_checkpoints_come_in_the_order_that_was_asked_for(
+    order: watching.Order, expected: list[int], wanted: Wanted, base: Path
+) -> None:
+    for step in (10, 20, 30):
+        full(base, wanted.folder / f"checkpoint-{step}", step)
+    said, say = lines()
+    found = [one.arrival.step for one in Watcher(replace(wanted, order=order), say)]
+    assert found == expected
+    assert sum("is newer" in line for line in said) == 3 - len(expected)
+
+
+def test_a_watch_that_was_stopped_goes_on_and_scores_nothing_twice(
+    wanted: Wanted, base: Path
+) -> None:
+    for step in (1, 2):
+        full(base, wanted.folder / f"checkpoint-{step}", step)
+    said, say = lines()
+    for scored in Watcher(replace(wanted, order="all"), say):
+        assert scored.new
+        break
+    assert loaded(said) == ["sft-step-1"]
+    again = list(Watcher(replace(wanted, order="all"), say))
+    assert [(one.arrival.step, one.new) for one in again] == [(1, False), (2, True)]
+    assert loaded(said) == ["sft-step-1", "sft-step-2"]
+    # in one watch as well: a second look at the same folder finds nothing new
+    watcher = Watcher(replace(wanted, once=False, idle=1.5), say)
+    assert len(list(watcher)) == 2
+    assert len(loaded(said)) == 2
+
+
+def test_a_broken_one_is_named_and_passed_over_until_it_changes(wanted: Wanted, base: Path) -> None:
+    broken = full(base, wanted.folder / "checkpoint-2", 2)
+    full(base, wanted.folder / "checkpoint-1", 1)
+    weights = (broken / "model.safetensors").read_bytes()
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    said, say = lines()
+    watcher = Watcher(replace(wanted, once=False, idle=1.5), say)
+    assert [one.arrival.step for one in watcher] == [1]
+    told = [line for line in said if line.startswith("checkpoint-2: passed over: ")]
+    assert len(told) == 1
+    assert "the weights lack" in told[0]
+    (broken / "config.json").write_text(json.dumps(config))
+    (broken / "model.safetensors").write_bytes(weights)
+    watcher = Watcher(wanted, say)
+    assert [one.arrival.step for one in watcher if one.new] == [2]
+
+
+def test_one_that_is_removed_while_it_is_scored_is_a_sentence(wanted: Wanted, base: Path) -> None:
+    for step in (1, 2):
+        full(base, wanted.folder / f"checkpoint-{step}", step)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line == "loading sft-step-2":  # save_total_limit strikes
+            shutil.rmtree(wanted.folder / "checkpoint-2")
+
+    assert [one.arrival.step for one in Watcher(wanted, say)] == [1]
+    assert "checkpoint-2: removed while it was being scored; passed over" in said
+
+
+def test_what_lacks_a_tokenizer_takes_the_one_beside_it_or_the_bases(
+    wanted: Wanted, base: Path, tiny_tokenizer: Any
+) -> None:
+    full(base, wanted.folder / "checkpoint-1", 1, tokenizer=False)
+    said, say = lines()
+    assert list(Watcher(replace(wanted, base=None), say)) == []
+    assert "no tokenizer in it or beside it" in said[-1]
+    assert len(list(Watcher(wanted, say))) == 1
+    full(base, wanted.folder / "checkpoint-2", 2, tokenizer=False)
+    tiny_tokenizer.save_pretrained(wanted.folder)
+    found = [one for one in Watcher(replace(wanted, base=None), say) if one.arrival.step == 2]
+    assert len(found) == 1
+
+
+def test_what_says_no_step_is_scored_but_on_no_curve(wanted: Wanted, base: Path) -> None:
+    shutil.copytree(base, wanted.folder / "final")
+    (one,) = Watcher(wanted, print)
+    assert one.arrival.step is None
+    assert one.folders[0].parent.name == "sft-final"
+    assert one.curves == []
+    assert of(find([wanted.out])) == []
+
+
+def test_an_adapter_whose_base_is_not_here_names_the_remedy(wanted: Wanted, base: Path) -> None:
+    pytest.importorskip("peft")
+    filling.save(str(base), wanted.folder / "checkpoint-1", 1)
+    file = wanted.folder / "checkpoint-1" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"base_model_name_or_path": "/nowhere/base"}))
+    said, say = lines()
+    assert list(Watcher(replace(wanted, base=None), say)) == []
+    assert "--base" in said[-1]
+    assert len(list(Watcher(wanted, say))) == 1
+
+
+def test_a_rule_ends_the_watch_with_exit_code_3_and_tells_a_program(
+    wanted: Wanted, base: Path, tmp_path: Path
+) -> None:
+    full(base, wanted.folder / "checkpoint-7", 7)
+    told = tmp_path / "told; touch evil"
+    code = f"import sys, pathlib; pathlib.Path({str(told)!r}).write_text(sys.argv[1])"
+    program = f'"{sys.executable}" -c "{code}"'
+    command = [sys.executable, "-m", "ceval_suite", "watch", str(wanted.folder)]
+    command += ["--tasks", "sample-mmlu", "--limit", "1", "--shots", "0", "--dtype", "float32"]
+    command += ["--out", str(tmp_path / "runs"), "--idle", "1", "--every", "0.5"]
+    command += ["--stop-when", "sample-mmlu <= 100", "--alert-command", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "stop: sample-mmlu <= 100: acc/micro is " in done.stderr
+    assert told.read_text().startswith("sample-mmlu <= 100: acc/micro is ")
+    assert not (tmp_path / "evil").exists()
+    assert "sft: sample-mmlu test, official, 0-shot" in done.stdout
