@@ -377,7 +377,16 @@ def address_space(bench: Bench) -> Result:
     from ceval_suite.backends import open_backend
 
     wide = bench.llama("wide", seed=1, hidden_size=64, intermediate_size=65536, num_hidden_layers=2)
-    task = ("--tasks", "sample-mmlu", "--limit", "2", "--subjects", "world_geography", "--shots", "2")
+    task = (
+        "--tasks",
+        "sample-mmlu",
+        "--limit",
+        "2",
+        "--subjects",
+        "world_geography",
+        "--shots",
+        "2",
+    )
     usual = bench.call("run", "--model", wide, *task, "--out", bench.path / "usual")
     assert usual.code == 0, usual.err
     before = resource.getrlimit(resource.RLIMIT_AS)
