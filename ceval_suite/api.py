@@ -70,6 +70,8 @@ def evaluate(
     split: str | None = None,
     subjects: Sequence[str] | None = None,
     limit: int | None = None,
+    items: int | None = None,
+    seed: int = 0,
     data: Place | None = None,
     out: Place = "runs",
     chat: bool = False,
@@ -80,7 +82,8 @@ def evaluate(
 
     `model` is a name of models.yaml, a folder, a file or a hub id, or several; `options` are keys
     of a model's entry (`dtype="float32"`, `device="cuda"`, `max_length=2048`, `memory="8GB"`).
-    `None` means the task's own. `say` is given each line of progress.
+    `None` means the task's own; so many `items` of each task are drawn by subject and `seed`. `say`
+    is given each line of progress.
 
     >>> import ceval_suite
     >>> results = ceval_suite.evaluate(
@@ -94,7 +97,7 @@ def evaluate(
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
-    base = Selection(None, None, split, subjects, limit, data, chat)
+    base = Selection(None, None, split, subjects, limit, data, chat, items=items, seed=seed)
     numbers = [shots] if isinstance(shots, int) else list(shots or ())
     chosen = sweep.selections(base, _several(protocol), [str(k) for k in numbers])
     specs = sweep.models(_several(model), options)

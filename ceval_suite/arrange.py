@@ -111,7 +111,7 @@ def fits(column: Column, summary: Summary) -> bool:
         shots = template.shots
     asked = (task.name, protocol, column.split or task.split, shots, column.limit, column.chat)
     told = tuple(summary.get(k) for k in ("task", "protocol", "split", "shots", "limit", "chat"))
-    if asked != told or summary.get("same_shots") or summary.get("labels_from"):
+    if asked != told or any(summary.get(k) for k in ("same_shots", "labels_from", "subset")):
         return False
     chosen = summary.get("subjects_chosen")
     within = boards.members(column, task)

@@ -22,6 +22,7 @@ from ceval_suite.cli_contamination import contamination
 from ceval_suite.cli_data import app as data_app
 from ceval_suite.cli_data import ensure, listed
 from ceval_suite.cli_export import agreement, export, papers, rescore, score
+from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
 from ceval_suite.cli_report import report
@@ -44,7 +45,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (board, compare, calibration, bits, report, contamination):
+for verb in (board, compare, gate, calibration, bits, report, contamination):
     app.command()(verb)
 for verb in (export, score, rescore, papers, agreement, runs):
     app.command()(verb)
@@ -191,6 +192,10 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -217,7 +222,7 @@ def run(
     if not listed(tasks):
         raise ConfigError("--tasks names no task; 'ceval-suite list tasks' shows them.")
     names = listed(subjects) or None
-    base = Selection(None, None, split, names, limit, data, chat, circular)
+    base = Selection(None, None, split, names, limit, data, chat, circular, items, seed)
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -87,7 +88,7 @@ def _build(
     board: Board | None = None
     titles: dict[str, str] | None = None
     if name is None:
-        summaries = [summary for folder in runs for summary in report.read_summaries(folder)]
+        summaries = _summaries(runs)
         titles, title, place = report.columns(summaries), "Leaderboard", runs[0] / "board"
         found = arrange.of_runs(summaries, titles, lists, language)
     else:
@@ -109,12 +110,16 @@ def _named(
     board: Board, runs: list[Path], lists: list[Exclusions], language: str | None
 ) -> Arranged:
     from ceval_suite import arrange
-    from ceval_suite.report import board as report
 
     measured = any(column.task for column in board.columns.values())
     folders = runs or [path for path in (Path("runs"),) if measured and path.is_dir()]
-    summaries = [summary for folder in folders for summary in report.read_summaries(folder)]
-    return arrange.named(board, summaries if measured else [], lists, language)
+    return arrange.named(board, _summaries(folders) if measured else [], lists, language)
+
+
+def _summaries(folders: list[Path]) -> list[Mapping[str, Any]]:
+    from ceval_suite.report import board as report
+
+    return [one for folder in folders for one in report.read_summaries(folder, report.PARTS)]
 
 
 def _files(found: Table, place: Path) -> dict[Path, str]:

@@ -20,7 +20,8 @@ from ceval_suite.exclusions import Exclusions
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
 from ceval_suite.schema import Estimate, Record, TextRecord
 
-ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "data")
+ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "subset")
+ASKED += ("data",)
 """Keys of run.json that say what was asked, in the order in which a difference is told."""
 
 
@@ -157,6 +158,8 @@ def pair(first: Path, second: Path) -> tuple[list[tuple[Side, Side]], list[Side]
         RunError: neither a pair of runs nor a pair of measured texts, and why.
     """
     ours, theirs = runs(first), runs(second)
+    for found in (ours, theirs):
+        _once(found)
     by_protocol = {side.protocol: side for side in theirs}
     pairs = [(one, by_protocol[one.protocol]) for one in ours if one.protocol in by_protocol]
     common = {one.protocol for one, _ in pairs}
@@ -171,17 +174,31 @@ def pair(first: Path, second: Path) -> tuple[list[tuple[Side, Side]], list[Side]
         other = tasks.get(one.about.get("task"))
         if other is not None:
             raise RunError(
-                f"{one.path} and {other.path} are of different protocols ({_unlike(one, other)}); "
+                f"{one.path} and {other.path} are of different protocols ({unlike(one, other)}); "
                 "only answers to the same questions can be compared: run one of them again."
             )
     raise RunError(f"{first} and {second} have no task in common; run both on the same tasks.")
 
 
-def _unlike(one: Side, other: Side) -> str:
+def _once(found: Sequence[Side]) -> None:
+    seen: dict[str, Path] = {}
+    for side in found:
+        other = seen.setdefault(side.protocol, side.path)
+        if other != side.path:
+            raise RunError(
+                f"{other} and {side.path} are two runs of one protocol by one model; name one of "
+                "them, or remove the other."
+            )
+
+
+def unlike(one: Side, other: Side) -> str:
+    """The first thing in which two runs were asked differently, in words."""
     for key in ASKED:
         a, b = one.about.get(key), other.about.get(key)
-        if isinstance(a, Mapping):
-            a, b = a.get("sha256", "")[:8], (b or {}).get("sha256", "")[:8]
+        if key == "data":
+            a, b = ((of or {}).get("sha256", "")[:8] for of in (a, b))
+        if key == "subset":
+            a, b = (of and f"of {of['items']} items, seed {of['seed']}," for of in (a, b))
         if a != b:
             return f"{key} {_words(a)} and {_words(b)}"
     return "the wording or version of the task"
@@ -208,7 +225,8 @@ def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
     task = load_task(str(first.about["task"]))
     fixed, broke = differences.counts(judged)
     clustered = not differences.alone(judged)
-    found = differences.averages(task, judged) if judged else {}
+    sizes = subset_sizes(first)
+    found = differences.averages(task, judged, sizes) if judged else {}
     return Versus(
         first=first,
         second=second,
@@ -225,9 +243,15 @@ def versus(first: Side, second: Side, *, resample: bool = True) -> Versus:
         same_tokenizer=_same_tokenizer(first, second),
         exact=None if clustered else stats.mcnemar(fixed, broke),
         differences=found,
-        resampled=differences.resampled(task, judged) if judged and resample else {},
+        resampled=differences.resampled(task, judged, sizes) if judged and resample else {},
         pairs=pairs,
     )
+
+
+def subset_sizes(side: Side) -> Mapping[str, int] | None:
+    """The records that subjects have in the whole, where a run is of a subset."""
+    subset = side.about.get("subset")
+    return subset["sizes"] if subset else None
 
 
 def without(side: Side, lists: Sequence[Exclusions]) -> Side:

@@ -66,16 +66,23 @@ def rules(task: Task) -> list[str]:
     return list(dict.fromkeys((task.average, "micro", "macro")))
 
 
-def averages(task: Task, judged: Sequence[Pair]) -> dict[str, Difference]:
-    """Every average over the items that both have, by its name, the official one first."""
+def averages(
+    task: Task, judged: Sequence[Pair], sizes: Mapping[str, int] | None = None
+) -> dict[str, Difference]:
+    """Every average over the items that both have, by its name, the official one first.
+
+    Of a subset, `sizes` are the records that subjects have in the whole; averages are the whole's.
+    """
     sides = [metrics.parts_of(pair[k] for pair in judged) for k in (0, 1)]
-    return {metrics.HEADLINES[rule]: _of(rule, task, judged, sides) for rule in rules(task)}
+    return {metrics.HEADLINES[rule]: _of(rule, task, judged, sides, sizes) for rule in rules(task)}
 
 
-def resampled(task: Task, judged: Sequence[Pair]) -> dict[str, tuple[Estimate, float]]:
+def resampled(
+    task: Task, judged: Sequence[Pair], sizes: Mapping[str, int] | None = None
+) -> dict[str, tuple[Estimate, float]]:
     """The paired bootstrap of every average's difference, stratified and clustered; and its p."""
     strata = _strata(task, judged)
-    weights = {rule: _weights(rule, task, strata) for rule in rules(task)}
+    weights = {rule: _weights(rule, task, strata, sizes) for rule in rules(task)}
     out: dict[str, tuple[Estimate, float]] = {}
     for value, chosen in ((methods.score, ["points"]), (right, ["micro", "macro"])):
         wanted = {rule: weights[rule] for rule in chosen if rule in weights}
@@ -130,22 +137,31 @@ def _strata(task: Task, judged: Sequence[Pair]) -> dict[str, list[Pair]]:
     return {s: by_subject[s] for s in task.subjects if s in by_subject}
 
 
-def _weights(rule: str, task: Task, strata: Mapping[str, Sequence[Pair]]) -> list[float]:
-    if rule == "macro":
-        return [1.0] * len(strata)
-    points = {s: task.subjects[s].points if rule == "points" else 1.0 for s in strata}
-    return [points[s] * len(some) for s, some in strata.items()]
+def _weights(
+    rule: str,
+    task: Task,
+    strata: Mapping[str, Sequence[Pair]],
+    sizes: Mapping[str, int] | None = None,
+) -> list[float]:
+    counts = {s: sizes[s] if sizes else len(some) for s, some in strata.items()}
+    return metrics.weights(rule, task, counts)
 
 
 def _of(
-    rule: str, task: Task, judged: Sequence[Pair], sides: Sequence[Mapping[str, metrics.Part]]
+    rule: str,
+    task: Task,
+    judged: Sequence[Pair],
+    sides: Sequence[Mapping[str, metrics.Part]],
+    sizes: Mapping[str, int] | None = None,
 ) -> Difference:
     strata = _strata(task, judged)
-    weights = _weights(rule, task, strata)
-    one, two = (metrics.average(rule, {s: parts[s] for s in strata}, task) for parts in sides)
+    weights = _weights(rule, task, strata, sizes)
+    one, two = (
+        metrics.average(rule, {s: parts[s] for s in strata}, task, sizes) for parts in sides
+    )
     value = methods.score if rule == "points" else right
     if alone(judged) and all(value(r) in (0, 1) for pair in judged for r in pair):
-        return _plain(rule, strata, weights, one, two)
+        return _plain("" if sizes else rule, strata, weights, one, two)
     change, p = _clustered(list(strata.values()), weights, value)
     sure = power.distance() * change.stderr
     return Difference(one, two, change, p, None, None, sure if 0 < sure <= 1 else None)
@@ -171,16 +187,22 @@ def _plain(
     return Difference(one, two, change, p, n, share, power.detectable(n, share))
 
 
+def clustered(parts: Sequence[Stratum], weights: Sequence[float]) -> tuple[Estimate, int]:
+    """The weighted mean of changes that belong together, and Student's number of clusters.
+
+    Over the clusters of one stratum it is Student's; of several, normal with their variances: 0.
+    """
+    changes = [stats.mean_difference(one.values, one.clusters) for one in parts]
+    if len(changes) == 1:
+        return changes[0], len(set(parts[0].clusters))
+    return stats.weighted(changes, weights, least=-1.0), 0
+
+
 def _clustered(
     strata: Sequence[Sequence[Pair]], weights: Sequence[float], value: Callable[[Record], float]
 ) -> tuple[Estimate, float]:
-    """Student's over the clusters of one subject; of several, normal with their variances."""
-    parts = [_stratum(some, value) for some in strata]
-    changes = [stats.mean_difference(one.values, one.clusters) for one in parts]
-    if len(changes) == 1:
-        return changes[0], stats.student_p(changes[0], len(set(parts[0].clusters)))
-    change = stats.weighted(changes, weights, least=-1.0)
-    return change, stats.normal_p(change)
+    change, groups = clustered([_stratum(some, value) for some in strata], weights)
+    return change, stats.student_p(change, groups)
 
 
 def needed(found: Difference, difference: float) -> int | None:

@@ -125,6 +125,11 @@ def ceval_submission(wanted: Wanted) -> tuple[str, str]:
             f"{where} has only the first {about['limit']} items of each subject; a submission "
             "needs all: run again without --limit."
         )
+    if about.get("subset"):
+        raise RunError(
+            f"{where} is of a subset of the items; a submission needs all: run again without "
+            "--items and --budget."
+        )
     task = load_task("ceval")
     answers = submission(task, side)
     content = json.dumps(answers, ensure_ascii=False, indent=4) + "\n"

@@ -38,6 +38,7 @@ def questions(side: Side, data: Path | None = None) -> Prepared:
         UserError: they or the protocol cannot be found.
     """
     about = side.about
+    subset = about.get("subset") or {}
     chosen = Selection(
         protocol=about.get("protocol"),
         shots=about.get("shots"),
@@ -46,6 +47,8 @@ def questions(side: Side, data: Path | None = None) -> Prepared:
         limit=about.get("limit"),
         data=data or data_of(side),
         circular=bool(about.get("circular")),
+        items=subset.get("items"),
+        seed=subset.get("seed", 0),
     )
     prepared = prepare(str(about["task"]), chosen)
     if prepared.data_sha256 != about.get("data", {}).get("sha256"):

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ceval_suite import bias, bootstrap, calibration, consistency, distributions, methods, stats
+from ceval_suite import (
+    bias,
+    bootstrap,
+    calibration,
+    consistency,
+    distributions,
+    methods,
+    stats,
+    stratified,
+)
 from ceval_suite.outcomes import outcomes
 from ceval_suite.schema import Estimate, Record, TextRecord
 from ceval_suite.specs import Subject, Task
@@ -67,11 +76,34 @@ def points(parts: Mapping[str, Part], task: Task) -> Estimate:
     return stats.weighted([part.score for part in parts.values()], weights)
 
 
-def average(rule: str, parts: Mapping[str, Part], task: Task) -> Estimate:
-    """One of the named averages over subjects."""
+def average(
+    rule: str,
+    parts: Mapping[str, Part],
+    task: Task,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    whole: bool = False,
+) -> Estimate:
+    """One of the named averages over subjects.
+
+    Of a subset, `sizes` are the records that subjects have in the whole: the average is that of the
+    whole, estimated by subject, and with `whole` so is the interval (see `stratified`).
+    """
+    if sizes:
+        each = [part.score if rule == "points" else part.accuracy for part in parts.values()]
+        counts = [sizes[s] for s in parts]
+        worth = weights(rule, task, {s: sizes[s] for s in parts})
+        return stratified.average(each, worth, counts if whole else None)
     if rule == "points":
         return points(parts, task)
     return micro(list(parts.values())) if rule == "micro" else macro(list(parts.values()))
+
+
+def weights(rule: str, task: Task, counts: Mapping[str, int]) -> list[float]:
+    """What each subject weighs in an average, having so many records."""
+    if rule == "macro":
+        return [1.0] * len(counts)
+    return [n * (task.subjects[s].points if rule == "points" else 1.0) for s, n in counts.items()]
 
 
 def chance(records: Sequence[Record], task: Task) -> float:
@@ -103,11 +135,18 @@ def _labels(record: Record, subject: Subject | None) -> list[str]:
     return list(subject.labels)
 
 
-def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]) -> dict[str, Any]:
+def summarize(
+    task: Task,
+    records: Sequence[Record],
+    expected: Mapping[str, int],
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """All metrics of a run, in the shape of `summary.json`.
 
     `expected` says how many records each subject should have. Averages appear only when all are
     there; a subject that lacks some, or alone lacks every gold label, is named under `missing`.
+    Of a subset, `sizes` are the records that subjects have in the whole; averages are estimates of
+    the whole's, and `whole` has them with the interval of what a run of the whole would come to.
     Without any gold label there are no metrics at all (`labels` is false), never a zero; else the
     records that lack one stand under `unlabelled`, by id. `points`, `extraction`, `methods`,
     `opinions`, `circular`, `calibration`, `bias`, `margins` and `low_mass_rate` are there where
@@ -129,7 +168,10 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
     }
     if labelled and not missing:
         rules = [task.average, *(r for r in ("micro", "macro") if r != task.average)]
-        out["metrics"] = {HEADLINES[r]: asdict(average(r, parts, task)) for r in rules}
+        out["metrics"] = {HEADLINES[r]: asdict(average(r, parts, task, sizes)) for r in rules}
+        if sizes:
+            whole = {r: average(r, parts, task, sizes, whole=True) for r in rules}
+            out["whole"] = {HEADLINES[r]: asdict(found) for r, found in whole.items()}
         guess = chance([r for r in records if r.correct is not None], task)
         out["chance"] = guess
         value = out["metrics"]["acc/micro"]["value"]
@@ -139,7 +181,7 @@ def summarize(task: Task, records: Sequence[Record], expected: Mapping[str, int]
                 chosen = {s: parts[s] for s in members if s in parts}
                 if chosen:
                     out[kind][name] = {
-                        HEADLINES[r]: asdict(average(r, chosen, task)) for r in rules
+                        HEADLINES[r]: asdict(average(r, chosen, task, sizes)) for r in rules
                     } | {"subjects": len(chosen)}
     return out | _from_logits(task, records) | _where_they_apply(task, records, parts)
 

@@ -121,7 +121,7 @@ def _report(prepared: Prepared, side: Side, items: Mapping[str, Item], year: str
     subjects = [
         _together(name, [files[f] for f in members]) for name, members in task.categories.items()
     ]
-    marks, totals = converted(task.paper or Paper(source="", subjects={}), files, prepared.limit)
+    marks, totals = converted(task.paper or Paper(source="", subjects={}), files, _part(prepared))
     return Report(
         year=year or "",
         files=list(files.values()),
@@ -132,13 +132,23 @@ def _report(prepared: Prepared, side: Side, items: Mapping[str, Item], year: str
     )
 
 
+def _part(prepared: Prepared) -> str:
+    """What of each file was asked, where that is not all."""
+    if prepared.limit is not None:
+        return f"only the first {prepared.limit} items of each file"
+    return "only a subset of the items" if prepared.subset else ""
+
+
 def converted(
-    paper: Paper, files: Mapping[str, Sheet], limit: int | None = None
+    paper: Paper, files: Mapping[str, Sheet], part: str = ""
 ) -> tuple[list[Marks], list[Marks]]:
-    """The objective part of every paper and of every total, in marks; `limit` is the run's."""
+    """The objective part of every paper and of every total, in marks.
+
+    Where only a `part` of the files was asked there are none, and this is the reason.
+    """
     marks = {
-        name: _marks(_together(name, [files[f] for f in part.files]), paper, limit)
-        for name, part in paper.subjects.items()
+        name: _marks(_together(name, [files[f] for f in of.files]), paper, part)
+        for name, of in paper.subjects.items()
     }
     totals = [_total(name, [marks[m] for m in some]) for name, some in paper.totals.items()]
     return list(marks.values()), totals
@@ -183,14 +193,14 @@ def _rates(sheets: Iterable[Sheet]) -> list[Estimate]:
     return [sheet.rate for sheet in sheets if sheet.rate is not None]
 
 
-def _marks(sheet: Sheet, paper: Paper, limit: int | None) -> Marks:
-    part = paper.subjects[sheet.name]
-    most = part.total * part.objective
-    found = Marks(sheet.name, most, part.total)
+def _marks(sheet: Sheet, paper: Paper, part: str) -> Marks:
+    of = paper.subjects[sheet.name]
+    most = of.total * of.objective
+    found = Marks(sheet.name, most, of.total)
     if sheet.rate is None or sheet.rounded is None:
         return replace(found, reason=sheet.reason)
-    if limit is not None:
-        return replace(found, reason=f"only the first {limit} items of each file")
+    if part:
+        return replace(found, reason=part)
     return replace(found, exact=_scaled(sheet.rate, most), official=round(most * sheet.rounded, 3))
 
 

@@ -20,6 +20,7 @@ from ceval_suite.records import folder_name
 from ceval_suite.request import Prompt
 from ceval_suite.schema import Item
 from ceval_suite.specs import Task, Template
+from ceval_suite.subset import Subset, draw
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Selection:
     data: str | Path | None = None
     chat: bool = False
     circular: bool = False
+    items: int | None = None
+    seed: int = 0
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Prepared:
     plan: Mapping[str, Prompt] | None = None
     planned_for: Sequence[str] = ()
     circular: bool = False
+    subset: Subset | None = None
 
     def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
         """The renderer of one subject."""
@@ -99,6 +103,7 @@ class Prepared:
             "split": self.split,
             "shots": self.shots,
             "limit": self.limit,
+            "subset": self.subset and self.subset.about(),
             "chat": self.chat,
             "circular": self.circular,
             "same_shots": list(self.planned_for),
@@ -138,6 +143,8 @@ def prepare(name: str, chosen: Selection) -> Prepared:
     shown = {s: _shown(task, s, reader.shots(s), shots) if shots else [] for s in subjects}
     if chosen.circular:
         _check_turns(name, protocol, template, items)
+    scorable = {s: [i for i in items[s] if template.method(i)] for s in subjects}
+    subset = _subset(name, scorable, chosen)
     not_scored = {
         s: dict(Counter(i.kind for i in items[s] if not template.method(i))) for s in subjects
     }
@@ -150,7 +157,7 @@ def prepare(name: str, chosen: Selection) -> Prepared:
         limit=chosen.limit,
         chat=chosen.chat,
         subjects=subjects,
-        items=items,
+        items=draw(scorable, subset.items, subset.seed) if subset else items,
         shown=shown,
         data_sha256=reader.sha256,
         source=str(reader.files.place),
@@ -164,10 +171,25 @@ def prepare(name: str, chosen: Selection) -> Prepared:
             shots=shots,
             chat=chosen.chat,
             circular=chosen.circular,
+            subset=(subset.items, subset.seed) if subset else None,
         ),
+        subset=subset,
         circular=chosen.circular,
         not_scored={s: kinds for s, kinds in not_scored.items() if kinds},
     )
+
+
+def _subset(name: str, scorable: Mapping[str, Sequence[Item]], chosen: Selection) -> Subset | None:
+    """What is to be drawn; None where that is everything."""
+    if chosen.items is None:
+        return None
+    if chosen.limit is not None:
+        raise ConfigError(f"task '{name}': --items and --limit exclude each other; give one.")
+    of = sum(map(len, scorable.values()))
+    if chosen.items >= of:
+        return None
+    sizes = {s: sum(len(i.record_ids()) for i in some) for s, some in scorable.items()}
+    return Subset(chosen.items, of, chosen.seed, sizes)
 
 
 def _check_turns(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ceval_suite.request import Prompt
 from ceval_suite.specs import Task, Template
+from ceval_suite.subset import RULE
 
 _NOT_ASKED = {"subcategory", "points", "sub_questions", "counts"}
 """Keys of the subject table that say nothing about the question put to the model."""
@@ -24,9 +25,11 @@ def fingerprint(
     shots: int,
     chat: bool,
     circular: bool = False,
+    subset: tuple[int, int] | None = None,
 ) -> str:
     """SHA-256 of all that changes the question put to a model, and nothing about the model.
 
+    `subset` is the number of items and the seed, where not all are asked.
     Equal fingerprints mean that two numbers may stand in one column. Wording notes, titles of
     sources and other prose do not count.
     """
@@ -45,6 +48,8 @@ def fingerprint(
     }
     if circular:  # not a key where it is not asked for, so that fingerprints stay what they were
         content["circular"] = True
+    if subset is not None:
+        content["subset"] = [*subset, RULE]
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -164,8 +164,10 @@ def _column(rule: str) -> int:
 
 def _units(runs: Sequence[Outcomes], rule: str, each: Matrix) -> NDArray[np.float32]:
     column = _column(rule)
-    values = np.stack([run.values[:, column].astype(np.float32)[run.codes] for run in runs])
-    values *= each.astype(np.float32)
+    values = np.empty((len(runs), len(each)), np.float32)
+    worth = each.astype(np.float32)
+    for run, row in zip(runs, values, strict=True):
+        np.multiply(run.values[:, column].astype(np.float32)[run.codes], worth, out=row)
     cluster = runs[0].cluster
     if cluster is None:
         return values

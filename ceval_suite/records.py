@@ -7,8 +7,10 @@ A folder belongs to one model, protocol and data for ever: opening it for anothe
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -265,11 +267,24 @@ def _short(value: Any) -> str:
 
 def find_runs(folder: Path) -> Iterable[Path]:
     """All folders of answered tasks below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if not BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if not BITS.fullmatch(path.name)]
+
+
+def _holders(folder: Path) -> list[Path]:
+    """All folders with a run.json, in name order; links to folders are not followed."""
+    found: list[Path] = []
+    left = [str(folder)]
+    while left:
+        # one that may not be read holds no run of ours
+        with suppress(PermissionError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.name == "run.json":
+                    found.append(Path(entry.path).parent)
+                elif entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return sorted(found)
 
 
 def find_bits(folder: Path) -> list[Path]:
     """All folders of measured texts below `folder`, in name order."""
-    found = sorted(path.parent for path in folder.rglob("run.json"))
-    return [path for path in found if BITS.fullmatch(path.name)]
+    return [path for path in _holders(folder) if BITS.fullmatch(path.name)]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -90,8 +90,10 @@ REMEDIES = {"summary.json": "have it made again by 'ceval-suite rescore {folder}
 """What to do about a broken file; there is nothing that the others could be made of."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, leave: Collection[str] = ()) -> dict[str, Any]:
     """A JSON object from disk; of a run folder's files, one of the shape they are written in.
+
+    The keys named in `leave` are left out, and cost no time.
 
     Raises:
         RunError: unreadable, not an object, or of another shape.
@@ -99,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     remedy = REMEDIES.get(path.name, "put a copy of it back, or delete the run folder")
     remedy = remedy.format(folder=shlex.quote(str(path.parent)))
     try:
-        content = decoded(path.read_bytes())
+        content = _without(path.read_bytes(), leave) if leave else decoded(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(f"{path}: not readable as JSON ({reason}); {remedy}.") from error
@@ -113,6 +115,14 @@ def read_json(path: Path) -> dict[str, Any]:
         except msgspec.ValidationError as error:
             raise RunError(f"{path}: not as it is written here ({error}); {remedy}.") from error
     return content
+
+
+def _without(content: bytes, leave: Collection[str]) -> Any:
+    try:
+        raw = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        return {k: msgspec.json.decode(v) for k, v in raw.items() if k not in leave}
+    except (msgspec.DecodeError, RecursionError):
+        return decoded(content)
 
 
 def decoded(content: bytes) -> Any:

@@ -24,7 +24,7 @@ def wilson(successes: float, n: int) -> Estimate:
     if n <= 0:
         raise ValueError("a share of no items has no value")
     p = successes / n
-    low, high = _score_interval(p, n)
+    low, high = share_interval(p, n)
     return Estimate(value=p, n=n, stderr=math.sqrt(p * (1 - p) / n), low=low, high=high)
 
 
@@ -43,7 +43,8 @@ def clopper_pearson(successes: int, n: int) -> Estimate:
     return Estimate(value=found.value, n=n, stderr=found.stderr, low=low, high=high)
 
 
-def _score_interval(p: float, n: float) -> tuple[float, float]:
+def share_interval(p: float, n: float) -> tuple[float, float]:
+    """Wilson's interval of a share, of as many items as know as much."""
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -66,7 +67,7 @@ def share(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     p = math.fsum(values) / n
     variance = _variance(values, clusters)
     effective = p * (1 - p) / variance if variance else groups
-    low, high = _score_interval(p, effective * (Z / _quantile(groups)) ** 2)
+    low, high = share_interval(p, effective * (Z / _quantile(groups)) ** 2)
     return Estimate(value=p, n=n, stderr=math.sqrt(variance), low=min(low, p), high=max(high, p))
 
 
@@ -203,7 +204,7 @@ def difference(n: int, fixed: int, broke: int) -> Estimate:
         raise ValueError("a difference over no items has no value")
     value = (fixed - broke) / n
     stderr = math.sqrt(max(0.0, (fixed + broke) / n - value**2) / n)
-    low, high = _tango(n, fixed, broke)
+    low, high = score_interval(n, fixed, broke)
     return Estimate(value=value, n=n, stderr=stderr, low=low, high=high)
 
 
@@ -221,7 +222,7 @@ def mean_difference(changes: Sequence[float], clusters: Sequence[str]) -> Estima
         raise ValueError("a difference over no items has no value")
     value = math.fsum(changes) / n
     if groups == 1 or not (variance := _variance(changes, clusters)):
-        low, high = _tango(groups, groups * max(0.0, value), groups * max(0.0, -value))
+        low, high = score_interval(groups, groups * max(0.0, value), groups * max(0.0, -value))
         return Estimate(value=value, n=n, stderr=0.0, low=low, high=high)
     half = _quantile(groups) * math.sqrt(variance)
     return Estimate(
@@ -245,7 +246,7 @@ def weighted_difference(strata: Sequence[Pairs], weights: Sequence[float]) -> Es
         ValueError: nothing to average.
     """
     n, fixed, broke, variance = effective(strata, weights)
-    low, high = _tango(n, fixed, broke)
+    low, high = score_interval(n, fixed, broke)
     return Estimate(
         value=(fixed - broke) / n,
         n=sum(s.n for s in strata),
@@ -303,31 +304,36 @@ def _unbiased(pairs: Pairs, spread: float) -> float:
     return ((pairs.fixed + pairs.broke) / pairs.n - mean**2) * pairs.n / (pairs.n - 1)
 
 
-def _tango(n: float, fixed: float, broke: float) -> tuple[float, float]:
+def restricted_score(n: float, fixed: float, broke: float, delta: float) -> float:
+    """How many standard errors a paired difference lies from `delta`, if that were the truth.
+
+    Tango's statistic: the probability of a broken item is taken at its maximum likelihood under
+    `delta`. With a `delta` of 0 it is McNemar's.
+    """
+    a = 2 * n
+    b = (2 * n - fixed + broke) * delta - fixed - broke
+    c = -broke * delta * (1 - delta)
+    q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    variance = n * (2 * q + delta * (1 - delta))
+    distance = fixed - broke - n * delta
+    if abs(distance) < 1e-12 * n:  # at the estimate itself
+        return 0.0
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(1e9, distance)
+
+
+def score_interval(n: float, fixed: float, broke: float, z: float = Z) -> tuple[float, float]:
     """Tango's score interval of a paired difference (Tango 1998, Statistics in Medicine 17:891).
 
-    Its ends are the differences that a score test at 5 % just does not reject, with the
-    probability of a broken item at its restricted maximum likelihood.
+    Its ends are the differences that a score test just does not reject, at 5 % or at another `z`.
     """
-
-    def score(delta: float) -> float:
-        a = 2 * n
-        b = (2 * n - fixed + broke) * delta - fixed - broke
-        c = -broke * delta * (1 - delta)
-        q = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-        variance = n * (2 * q + delta * (1 - delta))
-        distance = fixed - broke - n * delta
-        if abs(distance) < 1e-12 * n:  # at the estimate itself
-            return 0.0
-        return distance / math.sqrt(variance) if variance > 0 else math.copysign(1e9, distance)
 
     def end(sign: float) -> float:
         def beyond(delta: float) -> float:
-            return score(delta) + sign * Z
+            return restricted_score(n, fixed, broke, delta) + sign * z
 
         last = sign * (1 - 1e-12)
         # the score falls from the estimate on; at the border of what is possible it is endless
-        if sign * value < 1 - 1e-12 and -sign * score(last) > Z:
+        if sign * value < 1 - 1e-12 and -sign * restricted_score(n, fixed, broke, last) > z:
             from scipy.optimize import brentq  # a second of imports that a board does without
 
             root: Any = brentq(beyond, value, last)

@@ -48,6 +48,7 @@ def of_run(
     expected: Mapping[str, int] = about["expected"]
     ordered = in_order(task, records)
     labels_from = about.get("labels_from")
+    subset: Mapping[str, Any] = about.get("subset") or {}
     return {
         "task": task.name,
         "model": identity["model"],
@@ -58,7 +59,7 @@ def of_run(
         "protocol_sha256": identity["protocol_sha256"],
         "date": str(about.get("date", ""))[:10],
         "complete": len(ordered) == sum(expected.values()),
-        **metrics.summarize(task, ordered, expected),
+        **metrics.summarize(task, ordered, expected, subset.get("sizes")),
         "subjects_chosen": about.get("subjects"),
         "subjects_scored": len(expected),
         "subjects_total": len(task.subjects),
@@ -67,6 +68,7 @@ def of_run(
         "tokens": about.get("tokens", {}),
         "seconds": about.get("seconds", {}),
         "engine": about.get("engine", {}).get("path", {}),
+        **({"subset": {k: v for k, v in subset.items() if k != "sizes"}} if subset else {}),
         **({"labels_from": Path(labels_from["place"]).name} if labels_from else {}),
     }
 

@@ -28,22 +28,23 @@ catalog
 files exams
 data fetch circular request
 issues
-prompt
+prompt subset
 extract equivalence
 protocol answer lock run_files
 appending
 records
 stats bootstrap power
-methods
+methods stratified
 consistency distributions
 calibration bias flips
 exclusions outcomes inventory
 boards
 metrics ranking
 summary differences
-standings
+standings inferiority
 arrange
 comparison
+gate
 prepare
 texts finished agreement
 papers frames
@@ -113,7 +114,7 @@ report.agreement report.papers
 report.runs
 report.leaderboard report.rescored
 report.compare report.quantisation report.extension report.audit report.contamination
-report.tokenizers report.tokenizer_plot
+report.tokenizers report.tokenizer_plot report.gate
 site.__init__ site.chunks
 site.collect
 site.prompts site.pairs site.tables
@@ -126,7 +127,7 @@ api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
-cli_runs
+cli_runs cli_gate
 cli
 launch
 __main__
@@ -147,6 +148,7 @@ MOUTHS = (
     "cli_contamination",
     "cli_harness",
     "cli_runs",
+    "cli_gate",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ ONE_LETTER = 0.8
 """Share of answers on one letter from which the board says so."""
 
 
-def read_summaries(folder: Path) -> list[Summary]:
-    """The summaries of all finished runs below `folder`.
+PARTS = frozenset(("subjects", "categories", "groups", "points", "calibration", "bias", "margins"))
+"""The parts of a summary that only tables of one run show: most of what is in it."""
+
+
+def read_summaries(folder: Path, leave: Collection[str] = ()) -> list[Summary]:
+    """The summaries of all finished runs below `folder`, without the parts named in `leave`.
 
     Raises:
         RunError: the folder is not there or holds no run.
@@ -34,16 +38,17 @@ def read_summaries(folder: Path) -> list[Summary]:
     collecting = gc.isenabled()
     gc.disable()  # thousands of summaries hold no cycles; looking for some takes as long as reading
     try:
-        return [_summary(run) | {"folder": str(run)} for run in runs]
+        return [_summary(run, leave) | {"folder": str(run)} for run in runs]
     finally:
+        gc.freeze()  # nor are they looked through later
         if collecting:
             gc.enable()
 
 
-def _summary(run: Path) -> dict[str, Any]:
+def _summary(run: Path, leave: Collection[str]) -> dict[str, Any]:
     """What a run came to; of one that has not ended, what it was asked."""
     if (run / "summary.json").is_file():
-        return read_json(run / "summary.json")
+        return read_json(run / "summary.json", leave)
     about = read_json(run / "run.json")
     who = about.get("identity", {})
     return {
@@ -62,6 +67,7 @@ def asked(about: Mapping[str, Any]) -> Summary:
         "split": about.get("split", ""),
         "shots": about.get("shots", 0),
         "limit": about.get("limit"),
+        "subset": about.get("subset"),
         "chat": about.get("chat", False),
         "circular": about.get("circular", False),
         "same_shots": about.get("same_shots"),
@@ -78,6 +84,10 @@ def label(summary: Summary) -> str:
         extra.append(f"same shots for {', '.join(summary['same_shots'])}")
     if summary.get("limit") is not None:
         extra.append(f"first {summary['limit']} per subject")
+    subset = summary.get("subset")
+    if subset:
+        seed = f" by seed {subset['seed']}" if subset["seed"] else ""
+        extra.append(f"{subset['items']:,} of {subset['of']:,} items{seed}")
     if summary.get("labels_from"):
         extra.append(f"labels of {summary['labels_from']}")
     chosen = summary.get("subjects_chosen")
@@ -187,12 +197,25 @@ def remarks(summaries: Sequence[Summary]) -> Iterable[str]:
     lost = sorted({str(s["model"]) for s in summaries if s.get("complete") and _chance(s)})
     if lost:
         yield f"≈ at chance level: guessing lies inside the interval ({', '.join(lost)})"
+    yield from _whole(summaries)
     yield from _one_letter(summaries)
     yield from _answers(summaries)
     for summary in summaries:
         if summary.get("missing"):
             names = ", ".join(summary["missing"][:5])
             yield f"{summary['model']}, {summary['task']}: no average, records missing for {names}"
+
+
+def _whole(summaries: Sequence[Summary]) -> Iterable[str]:
+    """What runs of a subset say of the whole benchmark."""
+    for summary in summaries:
+        found = (summary.get("whole") or {}).get(str(summary.get("headline")))
+        if summary.get("complete") and found:
+            shown = table.estimate(Estimate(**found)).text
+            yield (
+                f"{summary['model']} on {label(summary)}: estimated by subject; a run of all "
+                f"{summary['subset']['of']:,} items would come to {shown}"
+            )
 
 
 def _one_letter(summaries: Sequence[Summary]) -> Iterable[str]:

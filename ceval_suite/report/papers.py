@@ -39,6 +39,8 @@ def points(found: Papers) -> Table:
     notes = ["rate: percent ± half the 95 % interval; rounded: three digits, as officially"]
     if found.side.about.get("limit") is not None:
         notes.append(f"only the first {found.side.about['limit']} items of each file were asked")
+    if found.side.about.get("subset"):
+        notes.append("only a subset of the items was asked")
     return Table(
         title=f"{_title(found)}: points",
         columns=columns,

@@ -34,6 +34,11 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
+def allowed(value: float) -> str:
+    """A drop in percentage points, with as many decimals as it has, up to three."""
+    return f"{100 * value:.3f}".rstrip("0").rstrip(".")
+
+
 def probability(p: float) -> Cell:
     """A p-value with three decimals, or below what they show."""
     return Cell(text=f"{p:.3f}" if p >= 0.001 else "<0.001", value=p)
@@ -280,11 +285,15 @@ def show(table: Table) -> None:
     from rich.table import Table as Rich
     from rich.text import Text
 
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # a reader who has seen enough is no failure: see the command line
+
     stream = unguarded(sys.stdout)  # styles are ours, the text is cleaned
-    console = Console(file=stream, highlight=False, soft_wrap=False)
+    console = Output(file=stream, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         # a pipe has no width: never fold or cut what another program reads
-        console = Console(file=stream, highlight=False, width=10_000)
+        console = Output(file=stream, highlight=False, width=10_000)
     rich = Rich(title=None, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         right = i in table.numeric
