@@ -179,7 +179,8 @@ def preview(
         for line in verb.lines(prepared):
             sys.stdout.write(line + "\n")
         return
-    typer.echo(verb.text(prepared, prepared.subjects[0], index, model), nl=False)
+    # not typer.echo, which takes escapes out of what another program reads
+    sys.stdout.write(verb.text(prepared, prepared.subjects[0], index, model))
 
 
 @app.command()

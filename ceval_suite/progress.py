@@ -161,7 +161,8 @@ class Bytes:
 
     def __init__(self, say: Say = lambda _: None) -> None:
         """Without a terminal, `say` is given a line now and then."""
-        self._say = None if sys.stderr.isatty() else say
+        drawn = sys.stderr.isatty() and not terminal.is_json()
+        self._say = None if drawn else say
         self._shown = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -169,7 +170,7 @@ class Bytes:
             DownloadColumn(),
             TimeRemainingColumn(),
             console=Console(file=terminal.raw(sys.stderr)),
-            disable=not sys.stderr.isatty(),
+            disable=not drawn,
         )
         self._tasks: dict[str, TaskID] = {}
 

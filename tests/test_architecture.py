@@ -20,6 +20,7 @@ ORDER = """
 __init__
 schema errors secrecy stopping beacon
 terminal
+untrusted
 outcome
 specs
 model_spec
