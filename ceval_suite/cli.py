@@ -182,6 +182,9 @@ def run(
     items: Annotated[
         int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="As many items as fit into this time: 10min, 1h30min.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
     data: Data = None,
     out: Out = Path("runs"),
@@ -204,6 +207,7 @@ def run(
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
     from ceval_suite import sweep
+    from ceval_suite.budget import seconds_of
     from ceval_suite.prepare import Selection
 
     if not listed(tasks):
@@ -213,8 +217,9 @@ def run(
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
+    time = None if budget is None else seconds_of(budget)
     ensure(listed(tasks), data)
-    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same)
+    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same, budget=time)
     _results(folders, as_json)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ceval_suite import catalog
 from ceval_suite.backends import counting
 from ceval_suite.backends.base import Say
+from ceval_suite.budget import Opener, settle
 from ceval_suite.errors import ConfigError
 from ceval_suite.fitting import same_shots
 from ceval_suite.model_spec import ModelSpec
@@ -70,11 +71,13 @@ def run(
     verify: int = 0,
     *,
     same: bool = False,
+    budget: float | None = None,
 ) -> list[Path]:
     """Score every model on every task as each selection wants it.
 
     Everything is prepared before the first model is loaded. `same` shows every model the same
-    shots for an item: as many as fit all their contexts.
+    shots for an item: as many as fit all their contexts. `budget` is the time in seconds that the
+    first model may take, for as many items as fit into it.
 
     Returns:
         The run folders, models first.
@@ -82,6 +85,9 @@ def run(
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
+    opener: Opener | None = None
+    if budget is not None:
+        chosen, opener = settle(specs, tasks, chosen, out, budget, say)
     prepared = [prepare(task, selection) for task in tasks for selection in chosen]
     if same:
         contexts = _contexts(specs, chosen)
@@ -89,5 +95,7 @@ def run(
     folders: list[Path] = []
     with Items(say) as items:
         for name, spec in specs.items():
-            folders += evaluate(name, spec, prepared, out, items.watch(), verify=verify)
+            folders += evaluate(
+                name, spec, prepared, out, items.watch(), verify=verify, opener=opener
+            )
     return folders

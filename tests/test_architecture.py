@@ -71,7 +71,7 @@ backends.growing
 backends.adapter_rows
 backends.adapter_proof backends.row_init backends.mapped backends.extension_files
 backends.adapters
-backends.loading backends.forward backends.rolling
+backends.loading backends.forward backends.rolling backends.tally
 backends.counting
 backends.extension_proof backends.extension_plan
 backends.extension_note
@@ -84,6 +84,7 @@ backends.writer
 backends.server backends.lm_eval backends.vllm
 backends.__init__
 asking fitting bits backends.harness
+budget
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit

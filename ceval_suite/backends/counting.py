@@ -32,7 +32,7 @@ class Counter:
                 f"backend {spec.backend}, and only hf can do that."
             )
         where = path = resolve(spec := expand(spec))
-        self._encoder = Encoder(load_tokenizer(spec, path))
+        self.encoder = Encoder(load_tokenizer(spec, path))
         source: dict[str, Any] = own_code.options(spec)
         if path.suffix == ".gguf":
             where, source["gguf_file"] = path.parent, path.name
@@ -40,10 +40,10 @@ class Counter:
             config = AutoConfig.from_pretrained(where, **source)
         except Exception as error:  # transformers raises anything here
             raise unreadable(spec, "config.json", error, path) from error
-        self.max_length = spec.max_length or max_length(config, self._encoder.tokenizer)
+        self.max_length = spec.max_length or max_length(config, self.encoder.tokenizer)
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
-        found = self._encoder.contexts(texts, template_tokens=template_tokens)
-        self._encoder.forget()
+        found = self.encoder.contexts(texts, template_tokens=template_tokens)
+        self.encoder.forget()
         return [len(ids) for ids in found]
