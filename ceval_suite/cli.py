@@ -186,6 +186,12 @@ def run(
         str | None, typer.Option(help="As many items as fit into this time: 10min, 1h30min.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show items, tokens, memory and time; run nothing.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --dry-run: load the models, and time a little.")
+    ] = False,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -208,6 +214,7 @@ def run(
     """Score models on tasks; records are kept as they come and never computed twice."""
     from ceval_suite import sweep
     from ceval_suite.budget import seconds_of
+    from ceval_suite.cli_plan import plan
     from ceval_suite.prepare import Selection
 
     if not listed(tasks):
@@ -219,6 +226,9 @@ def run(
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
     time = None if budget is None else seconds_of(budget)
     ensure(listed(tasks), data)
+    if dry_run:
+        plan(specs, listed(tasks), chosen, out, say, measure=probe, budget=time, as_json=as_json)
+        return
     folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same, budget=time)
     _results(folders, as_json)
 

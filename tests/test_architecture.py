@@ -72,7 +72,7 @@ backends.adapter_rows
 backends.adapter_proof backends.row_init backends.mapped backends.extension_files
 backends.adapters
 backends.loading backends.forward backends.rolling backends.tally
-backends.counting
+backends.counting backends.footprint
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
@@ -114,12 +114,15 @@ site.prompts site.pairs site.tables
 site.column
 site.write
 preview progress
+plan
 sweep
+report.plan
 quantised demo
 api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness cli_gate
+cli_plan
 cli
 launch
 __main__
@@ -140,6 +143,7 @@ MOUTHS = (
     "cli_contamination",
     "cli_harness",
     "cli_gate",
+    "cli_plan",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
