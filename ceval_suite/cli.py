@@ -25,6 +25,7 @@ from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_plan import Budget, DryRun, Items, Probe, Seed, plan
 from ceval_suite.cli_report import report
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.errors import ConfigError, UserError, unknown
@@ -179,19 +180,11 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
-    items: Annotated[
-        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="As many items as fit into this time: 10min, 1h30min.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show items, tokens, memory and time; run nothing.")
-    ] = False,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="With --dry-run: load the models, and time a little.")
-    ] = False,
+    items: Items = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    probe: Probe = False,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -214,7 +207,6 @@ def run(
     """Score models on tasks; records are kept as they come and never computed twice."""
     from ceval_suite import sweep
     from ceval_suite.budget import seconds_of
-    from ceval_suite.cli_plan import plan
     from ceval_suite.prepare import Selection
 
     if not listed(tasks):

@@ -1,10 +1,12 @@
-"""`ceval-suite run --dry-run`: what a run would take, as tables."""
+"""Options of `ceval-suite run` that choose a part of the items, and its plan (`--dry-run`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ceval_suite.cli_data import show
 from ceval_suite.errors import ConfigError
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
     from ceval_suite.backends.base import Say
     from ceval_suite.model_spec import ModelSpec
     from ceval_suite.prepare import Selection
+
+Items = Annotated[int | None, typer.Option(min=1, help="So many items a task, drawn by subject.")]
+Budget = Annotated[str | None, typer.Option(help="As many items as fit into 10min, 1h30min.")]
+Seed = Annotated[int, typer.Option(help="Draw other items.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show items, tokens, memory and time.")]
+Probe = Annotated[bool, typer.Option("--probe", help="With --dry-run: load and time a little.")]
 
 
 def plan(
