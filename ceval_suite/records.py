@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -262,8 +263,18 @@ def find_runs(folder: Path) -> Iterable[Path]:
 
 
 def _holders(folder: Path) -> list[Path]:
-    """All folders with a run.json, in name order."""
-    return sorted(Path(at) for at, _, files in os.walk(folder) if "run.json" in files)
+    """All folders with a run.json, in name order; links to folders are not followed."""
+    found: list[Path] = []
+    left = [str(folder)]
+    while left:
+        # one that may not be read holds no run of ours
+        with suppress(PermissionError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.name == "run.json":
+                    found.append(Path(entry.path).parent)
+                elif entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return sorted(found)
 
 
 def find_bits(folder: Path) -> list[Path]:

@@ -279,10 +279,14 @@ def show(table: Table) -> None:
     from rich.table import Table as Rich
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=False)
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # a reader who has seen enough is no failure: see the command line
+
+    console = Output(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         # a pipe has no width: never fold or cut what another program reads
-        console = Console(highlight=False, width=10_000)
+        console = Output(highlight=False, width=10_000)
     rich = Rich(title=None, show_edge=False, pad_edge=False)
     for i, column in enumerate(table.columns):
         right = i in table.numeric
