@@ -25,6 +25,7 @@ from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_plan import Budget, DryRun, Items, Probe, Seed, plan
 from ceval_suite.cli_report import report
 from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
@@ -194,10 +195,11 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
-    items: Annotated[
-        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
+    items: Items = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    probe: Probe = False,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -223,6 +225,7 @@ def run(
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
     from ceval_suite import sweep
+    from ceval_suite.budget import seconds_of
     from ceval_suite.prepare import Selection
 
     if not listed(tasks):
@@ -232,9 +235,13 @@ def run(
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
+    time = None if budget is None else seconds_of(budget)
     ensure(listed(tasks), data)
-    by = staff(workers, ray, gpus, patience)
-    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same, staff=by)
+    if dry_run:
+        plan(specs, listed(tasks), chosen, out, say, measure=probe, budget=time, as_json=as_json)
+        return
+    how = {"same": same, "budget": time, "staff": staff(workers, ray, gpus, patience)}
+    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, **how)
     _results(folders, as_json)
 
 

@@ -12,6 +12,7 @@ from ceval_suite import catalog
 from ceval_suite.backends import counting, open_crew
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
+from ceval_suite.budget import Opener, settle
 from ceval_suite.errors import ConfigError
 from ceval_suite.fitting import same_shots
 from ceval_suite.model_spec import ModelSpec
@@ -86,12 +87,14 @@ def run(
     *,
     same: bool = False,
     staff: Staff | None = None,
+    budget: float | None = None,
 ) -> list[Path]:
     """Score every model on every task as each selection wants it.
 
     Everything is prepared before the first model is loaded. `same` shows every model the same
     shots for an item: as many as fit all their contexts. With a `staff`, workers share the models
-    and the items.
+    and the items. `budget` is the time in seconds that the first model may take, for as many items
+    as fit into it.
 
     Returns:
         The run folders, models first.
@@ -99,6 +102,11 @@ def run(
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
+    opener: Opener | None = None
+    if budget is not None:
+        if staff is not None:
+            raise ConfigError("--budget times one process; with --workers give --items instead.")
+        chosen, opener = settle(specs, tasks, chosen, out, budget, say)
     prepared = [prepare(task, selection) for task in tasks for selection in chosen]
     if same:
         contexts = _contexts(specs, chosen)
@@ -108,7 +116,9 @@ def run(
         if staff is not None:
             return _by_workers(specs, prepared, out, items, verify, staff)
         for name, spec in specs.items():
-            folders += evaluate(name, spec, prepared, out, items.watch(), verify=verify)
+            folders += evaluate(
+                name, spec, prepared, out, items.watch(), verify=verify, opener=opener
+            )
     return folders
 
 

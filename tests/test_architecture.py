@@ -78,9 +78,9 @@ backends.growing
 backends.adapter_rows
 backends.adapter_proof backends.row_init backends.mapped backends.extension_files
 backends.adapters
-backends.loading backends.forward backends.rolling
+backends.loading backends.forward backends.rolling backends.tally
 backends.diagnosis
-backends.counting
+backends.counting backends.footprint
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
@@ -95,6 +95,7 @@ backends.crew
 backends.ray
 backends.__init__
 asking fitting bits backends.harness loggers alerts arrivals
+budget
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -125,7 +126,9 @@ site.prompts site.pairs site.tables site.curves
 site.column
 site.write
 preview progress
+plan
 sweep
+report.plan
 quantised demo training watching
 backends.callback
 api
@@ -133,6 +136,7 @@ cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
 cli_runs cli_gate cli_watch cli_workers
+cli_plan
 cli
 launch
 __main__
@@ -156,6 +160,7 @@ MOUTHS = (
     "cli_gate",
     "cli_watch",
     "cli_workers",
+    "cli_plan",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}

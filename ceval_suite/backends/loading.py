@@ -68,7 +68,7 @@ def load(spec: ModelSpec) -> Loaded:
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
         if spec.tp_plan is not None and config is not None:
             placement.check_heads(spec, config)
-        dtype = _dtype(spec, config, device)
+        dtype = resolved_dtype(spec, config, device)
         loaded, found, how = _read(spec, where, source, config, dtype)
     except ModelError:
         raise
@@ -230,7 +230,8 @@ def _refuse_weights(spec: ModelSpec, path: Path) -> None:
     )
 
 
-def _dtype(spec: ModelSpec, config: Any, device: str) -> Any:
+def resolved_dtype(spec: ModelSpec, config: Any, device: str) -> Any:
+    """The dtype that a model is computed in on a device."""
     import torch
 
     if spec.dtype != "auto":
