@@ -13,7 +13,7 @@ from typing import Any
 
 from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.crew import Event, Lost
+from ceval_suite.backends.hands import Event, Lost
 from ceval_suite.backends.ray import Worker
 from ceval_suite.errors import UserError
 from ceval_suite.model_spec import ModelSpec

@@ -91,6 +91,7 @@ backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.scheduling
+backends.hands
 backends.crew
 backends.ray
 backends.__init__

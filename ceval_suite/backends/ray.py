@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.crew import Event, Lost
+from ceval_suite.backends.hands import Event, Lost
 from ceval_suite.errors import ModelError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
