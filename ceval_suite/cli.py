@@ -240,8 +240,10 @@ def run(
     if dry_run:
         plan(specs, listed(tasks), chosen, out, say, measure=probe, budget=time, as_json=as_json)
         return
-    how = {"same": same, "budget": time, "staff": staff(workers, ray, gpus, patience)}
-    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, **how)
+    by = staff(workers, ray, gpus, patience)
+    folders = sweep.run(
+        specs, listed(tasks), chosen, out, say, verify, same=same, staff=by, budget=time
+    )
     _results(folders, as_json)
 
 

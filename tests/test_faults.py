@@ -545,7 +545,7 @@ FAULTS = [
     Fault("rescore on a broken summary", rescored("summary.json", b"{"), start="whole"),
     # the folder
     Fault("another run writes there", held,
-          r"is being written by another run \(pid \d+ of \S+ on \S+, since \S+: ceval-suite .*\); "
+          r"is being written by another run \(pid \d+ of \S+ on \S+, since \S+: ceval-suite.*\); "
           r"wait for it, end it, or use another --out", 1, HALF),
     Fault("the lock of a dead process", dead_owner),
     Fault("no file locks on this disk", no_flock(errno.ENOSYS),
