@@ -101,12 +101,12 @@ def _mlflow(client: Any, _folder: str, project: str) -> Made:
 
 
 def _tensorboard(client: Any, folder: str, _project: str) -> Made:
-    writer = client.SummaryWriter(folder)
+    # a job that is killed keeps what was logged before
+    writer = client.SummaryWriter(folder, flush_secs=5)
 
     def log(values: Values, step: int) -> None:
         for key, value in values.items():
             writer.add_scalar(key, value, step)
-        writer.flush()  # a job that is killed keeps what was logged
 
     return log, writer.close
 

@@ -128,7 +128,7 @@ CS.charts = (() => {
     const colours = palette();
     const whisker = (one, k) => ({
       type: "custom", name: one.name, silent: true, tooltip: { show: false },
-      data: one.points.map(([step, , low, high]) => [step, 100 * low, 100 * high]),
+      data: one.points.map(([step, , low, high]) => [step, 100 * low, 100 * high]), encode: { x: 0, y: [1, 2] },
       renderItem: (params, api) => {
         const from = api.coord([api.value(0), api.value(1)]);
         const to = api.coord([api.value(0), api.value(2)]);
