@@ -169,7 +169,7 @@ def summarize(
     if labelled and not missing:
         rules = [task.average, *(r for r in ("micro", "macro") if r != task.average)]
         out["metrics"] = {HEADLINES[r]: asdict(average(r, parts, task, sizes)) for r in rules}
-        if sizes:
+        if sizes and all(there[subject] for subject, n in sizes.items() if n):
             whole = {r: average(r, parts, task, sizes, whole=True) for r in rules}
             out["whole"] = {HEADLINES[r]: asdict(found) for r, found in whole.items()}
         guess = chance([r for r in records if r.correct is not None], task)
