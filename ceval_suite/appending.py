@@ -108,10 +108,9 @@ class Lines:
 
     def _save(self, handle: int, rescue: dict[str, Any]) -> None:
         folder = self.path.parent
-        for number in range(1, 100):
-            target = folder.with_name(f"{folder.name}.rescued-{number}")
-            if not target.exists():
-                break
+        number = 1
+        while (target := folder.with_name(f"{folder.name}.rescued-{number}")).exists():
+            number += 1
         target.mkdir(parents=True)
         (target / self.path.name).write_bytes(os.pread(handle, self._size, 0))
         write_json(target / "run.json", rescue)

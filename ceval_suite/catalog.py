@@ -8,6 +8,7 @@ directory, then the project's own. Unknown keys are errors, and YAML never calls
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from ceval_suite.errors import ConfigError, UserError, unknown
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.specs import PublishedTokenizers, Task, Template
+from ceval_suite.untrusted import SafeLoader, check_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -52,11 +54,7 @@ def yaml_files(folder: str) -> dict[str, Path]:
     return found
 
 
-# libyaml where PyYAML was built with it: a task's file is read many times faster
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_Safe):
+class _Loader(SafeLoader):
     """Safe YAML that refuses a key written twice (plain YAML silently keeps the last)."""
 
 
@@ -79,6 +77,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+class _Named(io.StringIO):
+    """A text whose errors name its file."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        super().__init__(text)
+        self.name = str(path)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a mapping.
 
@@ -86,8 +92,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: unreadable, not YAML, or not a mapping.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
-            content: Any = yaml.load(stream, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        check_yaml(text, str(path))
+        content: Any = yaml.load(_Named(text, path), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

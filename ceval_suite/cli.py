@@ -25,10 +25,12 @@ from ceval_suite.cli_export import agreement, export, papers, rescore, score
 from ceval_suite.cli_gate import gate
 from ceval_suite.cli_harness import PASSED_ON, import_, lm_eval
 from ceval_suite.cli_model import app as model_app
+from ceval_suite.cli_plan import Budget, DryRun, Items, Probe, Seed, plan
 from ceval_suite.cli_report import report
 from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.cli_watch import watch
+from ceval_suite.cli_workers import Gpus, Patience, Ray, Workers, staff
 from ceval_suite.errors import ConfigError, unknown
 from ceval_suite.outcome import say
 
@@ -178,7 +180,8 @@ def preview(
         for line in verb.lines(prepared):
             sys.stdout.write(line + "\n")
         return
-    typer.echo(verb.text(prepared, prepared.subjects[0], index, model), nl=False)
+    # not typer.echo, which takes escapes out of what another program reads
+    sys.stdout.write(verb.text(prepared, prepared.subjects[0], index, model))
 
 
 @app.command()
@@ -192,17 +195,18 @@ def run(
     split: Split = None,
     subjects: Annotated[str | None, typer.Option(help="Subjects, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N items per subject.")] = None,
-    items: Annotated[
-        int | None, typer.Option(min=1, help="A subset of N items a task, drawn by subject.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another subset of as many items.")] = 0,
+    items: Items = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    probe: Probe = False,
     data: Data = None,
     out: Out = Path("runs"),
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Context in tokens.")] = None,
     memory: Annotated[str | None, typer.Option(help="Most for weights and work: 8GB.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, or plain: one row at a time.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, plain or reproducible.")] = None,
     verify: Annotated[
         int, typer.Option(min=0, help="Items per task to score again, plainly, in float32.")
     ] = 0,
@@ -213,10 +217,15 @@ def run(
     same: Annotated[
         bool, typer.Option("--same-shots", help="For all models, as many as fit each of them.")
     ] = False,
+    workers: Workers = 1,
+    ray: Ray = None,
+    gpus: Gpus = None,
+    patience: Patience = 1800,
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
     from ceval_suite import sweep
+    from ceval_suite.budget import seconds_of
     from ceval_suite.prepare import Selection
 
     if not listed(tasks):
@@ -226,8 +235,15 @@ def run(
     chosen = sweep.selections(base, listed(protocol), listed(shots))
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
+    time = None if budget is None else seconds_of(budget)
     ensure(listed(tasks), data)
-    folders = sweep.run(specs, listed(tasks), chosen, out, say, verify, same=same)
+    if dry_run:
+        plan(specs, listed(tasks), chosen, out, say, measure=probe, budget=time, as_json=as_json)
+        return
+    by = staff(workers, ray, gpus, patience)
+    folders = sweep.run(
+        specs, listed(tasks), chosen, out, say, verify, same=same, staff=by, budget=time
+    )
     _results(folders, as_json)
 
 

@@ -20,8 +20,10 @@ from ceval_suite.exclusions import Exclusions
 from ceval_suite.records import BITS, find_bits, find_runs, read_json, read_lines, read_records
 from ceval_suite.schema import Estimate, Record, TextRecord
 
-ASKED = ("task", "protocol", "split", "shots", "limit", "chat", "subjects", "same_shots", "subset")
-ASKED += ("data",)
+ASKED = (
+    *("task", "protocol", "split", "shots", "limit", "subset", "chat", "subjects", "same_shots"),
+    "data",
+)
 """Keys of run.json that say what was asked, in the order in which a difference is told."""
 
 

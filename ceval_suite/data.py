@@ -10,7 +10,6 @@ import ast
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -21,8 +20,20 @@ from ceval_suite.exams import agieval_item, gaokao_item
 from ceval_suite.files import Files, patterns
 from ceval_suite.schema import Item
 from ceval_suite.specs import Columns, Subject, Task
+from ceval_suite.untrusted import from_json
 
 csv.field_size_limit(2**24)
+
+UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,  # brackets in brackets
+    MemoryError,
+)
+"""What reading a literal that somebody wrote may raise."""
 
 
 @dataclass
@@ -165,7 +176,7 @@ class Reader:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = from_json(line)
                 id = f"{self.task.name}/{split}/{subject}/{index}"
                 items.append(agieval_item(id, subject, self.task.subjects[subject], row))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,7 +199,7 @@ class Reader:
             id = f"{self.task.name}/shots/{subject}/{index}"
             try:
                 shot = agieval_item(id, subject, row, ast.literal_eval(text), explanation)
-            except (ValueError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 what = f"column '{subject}', shot {index + 1} is not a row ({error!r})"
                 raise _broken(where, what) from error
             shots.append(shot)
@@ -200,7 +211,7 @@ class Reader:
         where = self.files.where(name)
         items: list[Item] = []
         try:
-            for example in json.loads(self._text(name))["example"]:
+            for example in from_json(self._text(name))["example"]:
                 id = f"{self.task.name}/{split}/{subject}/{len(items)}"
                 items.append(gaokao_item(id, subject, self.task.subjects[subject], example))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

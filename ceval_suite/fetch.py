@@ -17,6 +17,7 @@ from ceval_suite.errors import DataError
 from ceval_suite.files import cache_dir, find_files
 from ceval_suite.secrecy import clean
 from ceval_suite.specs import Download, Task
+from ceval_suite.untrusted import is_inside
 
 TIMEOUT = httpx.Timeout(60, connect=10)
 
@@ -77,7 +78,12 @@ def _one(task: Task, download: Download, folder: Path, progress: Progress) -> Pa
     if download.url is None and download.file is None:
         _hub_dataset(task, download, folder)
         return None
-    target = folder / (download.file or str(download.url).rsplit("/", 1)[-1])
+    name = download.file or str(download.url).rsplit("/", 1)[-1]
+    if not is_inside(name):
+        raise DataError(
+            f"task '{task.name}': source.download: file '{name}' lies outside the cache"
+        )
+    target = folder / name
     existed = target.is_file()
     if download.url is not None:
         get(download.url, target, download.sha256, progress)
@@ -212,7 +218,7 @@ def _hub_dataset(task: Task, download: Download, folder: Path) -> None:
             f"{download.hub} on the hub: not in the expected form ({error!r})"
         ) from error
     for (split, subject), lines in rows.items():
-        if subject in task.subjects:
+        if subject in task.subjects and is_inside(subject):
             path = folder / task.source.files[split].format(subject=subject)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", encoding="utf-8", newline="") as sink:

@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ceval_suite.catalog import task_folder
@@ -21,6 +21,18 @@ from ceval_suite.specs import Task
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_MEMBER = 256 * 2**20
 """No benchmark file is this large (the largest has 3 MB): a bigger member is a broken archive."""
+
+MAX_TOTAL = 2**30
+"""Bytes read of one benchmark, at most (the largest has 170 MB)."""
+
+MAX_MEMBERS = 200_000
+"""Files in one archive, at most (repositories of all benchmarks have a few thousand)."""
+
+RATIO = 200
+"""How often smaller than its content a member of an archive may be; text is seldom 20 times."""
+
+SMALL = 2**20
+"""Bytes of a member that is never too much, however well it is packed."""
 
 _UNREADABLE = (
     OSError,
@@ -40,6 +52,7 @@ class Files:
     prefix: str
     names: frozenset[str]
     _read: Callable[[str], bytes]
+    _taken: list[int] = field(default_factory=lambda: [0])
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.names
@@ -57,36 +70,63 @@ class Files:
         if name not in self:
             raise DataError(f"{self.where(name)} is missing; fetch the benchmark again.")
         try:
-            return self._read(self.prefix + name)
+            content = self._read(self.prefix + name)
         except _UNREADABLE as error:
             raise DataError(
                 f"{self.where(name)} cannot be read ({error}); fetch the benchmark again."
             ) from error
+        self._taken[0] += len(content)
+        if self._taken[0] > MAX_TOTAL:
+            raise _too_much(self.place, f"more than {MAX_TOTAL:,} bytes were read of it")
+        return content
+
+
+def _too_much(place: Path, what: str) -> DataError:
+    return DataError(f"{place}: {what}, more than any benchmark has; fetch the benchmark again.")
 
 
 def _folder(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
     names = [p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()]
-    return frozenset(names), lambda name: (place / name).read_bytes()
+
+    def read(name: str) -> bytes:
+        size = (place / name).stat().st_size
+        if size > MAX_MEMBER:
+            raise _too_much(place / name, f"{size:,} bytes")
+        return (place / name).read_bytes()
+
+    return frozenset(names), read
 
 
 def _zip(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
     archive = zipfile.ZipFile(place)
+    if len(archive.namelist()) > MAX_MEMBERS:
+        raise _too_much(place, f"{len(archive.namelist()):,} files")
 
     def read(name: str) -> bytes:
-        if archive.getinfo(name).file_size > MAX_MEMBER:
-            raise DataError(f"{place}: member {name} is larger than any benchmark file.")
+        member = archive.getinfo(name)
+        packed = RATIO * max(1, member.compress_size) + SMALL
+        if member.file_size > min(MAX_MEMBER, packed):
+            raise _too_much(place, f"member {name} unpacks to {member.file_size:,} bytes")
         return archive.read(name)
 
     return frozenset(n for n in archive.namelist() if not n.endswith("/")), read
 
 
 def _tar(place: Path) -> tuple[frozenset[str], Callable[[str], bytes]]:
+    members: dict[str, tarfile.TarInfo] = {}
+    packed = RATIO * place.stat().st_size + SMALL
     with tarfile.open(place) as archive:
-        members = {m.name.removeprefix("./"): m for m in archive.getmembers() if m.isfile()}
+        for count, member in enumerate(archive, 1):  # links are no files
+            if count > MAX_MEMBERS:
+                raise _too_much(place, f"more than {MAX_MEMBERS:,} files")
+            if member.offset_data + member.size > packed:
+                raise _too_much(place, f"member {member.name} unpacks to {member.size:,} bytes")
+            if member.isfile():
+                members[member.name.removeprefix("./")] = member
 
     def read(name: str) -> bytes:
         if members[name].size > MAX_MEMBER:
-            raise DataError(f"{place}: member {name} is larger than any benchmark file.")
+            raise _too_much(place, f"member {name} has {members[name].size:,} bytes")
         with tarfile.open(place) as archive:
             stream = archive.extractfile(members[name])
             return stream.read() if stream is not None else b""

@@ -92,7 +92,7 @@ def render(
     given = given or {}
     if prepared.plan is not None and not given:
         return [prepared.plan[item.id] for item in items]
-    wrap = backend.wrap if prepared.chat and isinstance(backend, Backend) else None
+    wrap = getattr(backend, "wrap", None) if prepared.chat else None
     renderers = {s: prepared.renderer(s, wrap) for s in prepared.subjects}
     prompts = [renderers[item.subject].render(item, before=given.get(item.id)) for item in items]
     out: list[Prompt] = []

@@ -13,6 +13,7 @@ from ceval_suite.comparison import Side
 from ceval_suite.errors import RunError
 from ceval_suite.records import find_runs
 from ceval_suite.schema import Record
+from ceval_suite.untrusted import FORMULA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ def write_csv(places: Sequence[Path], out: Path) -> str:
 
 def _safe(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value
 

@@ -138,7 +138,7 @@ def judge(candidate: Path, baseline: Path, rules: Rules | None = None) -> Verdic
                 f"nothing proves that {task.name} fell by nothing at all; --mode non-inferiority "
                 f"needs a --margin above 0, as {task.name}=0.5."
             )
-        both = [_outcomes(side, rules.lists) for side in (before, after)]
+        both = _outcomes(before, rules.lists), _outcomes(after, rules.lists)
         if both[0].ids_sha256 != both[1].ids_sha256:
             raise RunError(
                 f"{before.path} and {after.path} have gold labels for different items; rescore or "

@@ -6,7 +6,6 @@ Written by 0.4.0 to 0.4.13 and after: rows may lack `name` and `sample_len`, hol
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 from ceval_suite import harness_names
 from ceval_suite.errors import RunError
 from ceval_suite.harness_names import Meant
+from ceval_suite.untrusted import from_json
 
 Row = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ def read(path: Path) -> tuple[list[Block], list[str]]:
         RunError: no such file, or broken.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: not readable as JSON ({error}); export it again.") from error
     results = content.get("results") if isinstance(content, dict) else None
@@ -217,7 +217,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
+            row: Any = from_json(line)
         except ValueError as error:
             raise RunError(f"{path}: line {count} is broken ({error}); copy it again.") from error
         if not isinstance(row, dict):

@@ -99,9 +99,8 @@ def _entry(folder: Path) -> Entry:
             note = str(error)
     if lock.is_held(folder):
         owner = lock.holder(folder)
-        return Entry(
-            folder, "locked", count, expected, about, summary, owner and lock.described(owner)
-        )
+        who = lock.described(owner) if owner else ""
+        return Entry(folder, "locked", count, expected, about, summary, who)
     if about.get("format") != FORMAT:
         note = f"format {about.get('format')}, this is {FORMAT}"
         return Entry(folder, "broken", count, expected, about, summary, note)

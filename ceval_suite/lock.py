@@ -15,7 +15,7 @@ import warnings
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, SoftFileLock, Timeout
 
@@ -36,7 +36,8 @@ class Lock:
     @property
     def soft(self) -> bool:
         """Whether the file system knows no locks, so that a file stands for one."""
-        return isinstance(self._lock, SoftFileLock)
+        # a lock becomes one while it is taken
+        return issubclass(cast("type[Any]", type(self._lock)), SoftFileLock)
 
     def acquire(self) -> None:
         """Take the lock, or say who has it.

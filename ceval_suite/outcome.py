@@ -77,6 +77,9 @@ def _other(error: Exception) -> NoReturn:
             "device, and start the same command again: finished records are kept."
         )
         sys.exit(1)
+    if isinstance(error, RecursionError):
+        say("error: a file that was read is nested too deeply; look at those given or named.")
+        sys.exit(1)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         say(f"error: {where}{error.strerror or error}; finished records are kept.")

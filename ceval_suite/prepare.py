@@ -25,7 +25,11 @@ from ceval_suite.subset import Subset, draw
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a task is asked for; None means the task's or the template's own."""
+    """What of a task is asked for; None means the task's or the template's own.
+
+    `items` are drawn by `seed` from all that can be scored. `budget` is what run.json says of how
+    their number was chosen.
+    """
 
     protocol: str | None = None
     shots: int | None = None
@@ -37,6 +41,7 @@ class Selection:
     circular: bool = False
     items: int | None = None
     seed: int = 0
+    budget: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -65,6 +70,7 @@ class Prepared:
     planned_for: Sequence[str] = ()
     circular: bool = False
     subset: Subset | None = None
+    budget: Mapping[str, Any] | None = None
 
     def renderer(self, subject: str, wrap: Wrap | None = None) -> Renderer:
         """The renderer of one subject."""
@@ -104,6 +110,7 @@ class Prepared:
             "shots": self.shots,
             "limit": self.limit,
             "subset": self.subset and self.subset.about(),
+            **({"budget": self.budget} if self.budget else {}),
             "chat": self.chat,
             "circular": self.circular,
             "same_shots": list(self.planned_for),
@@ -174,6 +181,7 @@ def prepare(name: str, chosen: Selection) -> Prepared:
             subset=(subset.items, subset.seed) if subset else None,
         ),
         subset=subset,
+        budget=chosen.budget,
         circular=chosen.circular,
         not_scored={s: kinds for s, kinds in not_scored.items() if kinds},
     )

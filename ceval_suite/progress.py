@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from threading import RLock
 from types import TracebackType
 
 from rich import filesize
@@ -46,7 +47,9 @@ class Items:
                 console=self._console,
             )
         self._tasks: dict[str, _Task] = {}
-        self._last = self._shown = time.monotonic()
+        self._last: dict[str, float] = {}
+        self._shown = time.monotonic()
+        self._lock = RLock()
 
     def __enter__(self) -> Items:
         if self._bar is not None:
@@ -62,9 +65,20 @@ class Items:
         if self._bar is not None:
             self._bar.stop()
 
-    def watch(self) -> Watch:
-        """The callbacks a run calls."""
-        return Watch(say=self._line, start=self._start, step=self._step, stop=self._stop)
+    def watch(self, who: str = "") -> Watch:
+        """The callbacks a run calls; `who` stands before all that several runs at once say."""
+        mark = f"{who}: " if who else ""
+
+        def say(text: str) -> None:
+            self._line(mark + text)
+
+        def start(name: str, total: int, done: int) -> None:
+            self._start(mark, mark + name, total, done)
+
+        def step(name: str, record: Record) -> None:
+            self._step(mark, mark + name, record)
+
+        return Watch(say=say, start=start, step=step, stop=lambda: self._stop(mark))
 
     def _line(self, text: str) -> None:
         if self._bar is not None:
@@ -72,7 +86,7 @@ class Items:
         else:
             self._say(text)
 
-    def _start(self, name: str, total: int, done: int) -> None:
+    def _start(self, mark: str, name: str, total: int, done: int) -> None:
         if done:
             self._line(f"{name}: {done} of {total} items were finished before")
         bar = None
@@ -80,14 +94,15 @@ class Items:
             bar = self._bar.add_task(
                 terminal.visible(name), total=total, completed=done, rate="", accuracy=""
             )
-        self._tasks[name] = _Task(total, done, bar)
-        self._last = self._shown = time.monotonic()
+        with self._lock:
+            self._tasks[name] = _Task(total, done, bar)
+            self._last[mark] = self._shown = time.monotonic()
 
-    def _step(self, name: str, record: Record) -> None:
+    def _step(self, mark: str, name: str, record: Record) -> None:
         now = time.monotonic()
         task = self._tasks[name]
-        task.step(record, now - self._last)
-        self._last = now
+        task.step(record, now - self._last[mark])
+        self._last[mark] = now
         if self._bar is not None and task.bar is not None:
             self._bar.update(
                 task.bar, completed=task.done, rate=task.rate(), accuracy=task.accuracy()
@@ -101,8 +116,10 @@ class Items:
                 f"{task.accuracy()}"
             )
 
-    def _stop(self) -> None:
-        for name, task in self._tasks.items():
+    def _stop(self, mark: str) -> None:
+        with self._lock:
+            mine = {name: self._tasks.pop(name) for name in [*self._tasks] if name.startswith(mark)}
+        for name, task in mine.items():
             if self._bar is not None and task.bar is not None:
                 self._bar.remove_task(task.bar)
             if task.fresh:
@@ -110,7 +127,6 @@ class Items:
                     f"{name}: {task.done}/{task.total} items, {task.rate()}, "
                     f"{task.seconds:.1f} s, {task.accuracy()}"
                 )
-        self._tasks.clear()
 
 
 @dataclass
@@ -145,7 +161,8 @@ class Bytes:
 
     def __init__(self, say: Say = lambda _: None) -> None:
         """Without a terminal, `say` is given a line now and then."""
-        self._say = None if sys.stderr.isatty() else say
+        drawn = sys.stderr.isatty() and not terminal.is_json()
+        self._say = None if drawn else say
         self._shown = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -153,7 +170,7 @@ class Bytes:
             DownloadColumn(),
             TimeRemainingColumn(),
             console=Console(file=terminal.raw(sys.stderr)),
-            disable=not sys.stderr.isatty(),
+            disable=not drawn,
         )
         self._tasks: dict[str, TaskID] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ceval_suite.request import Prompt
 from ceval_suite.specs import Task, Template
@@ -34,7 +35,7 @@ def fingerprint(
     sources and other prose do not count.
     """
     wording = template.model_dump(exclude={"source", "note"})
-    content = {
+    content: dict[str, Any] = {
         "task": task.name,
         "version": task.version,
         "data": data_sha256,

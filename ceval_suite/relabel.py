@@ -20,6 +20,7 @@ from ceval_suite.files import Files
 from ceval_suite.records import RunFolder, folder_name, read_json, write_json
 from ceval_suite.schema import Item, Record
 from ceval_suite.specs import Task
+from ceval_suite.untrusted import from_json
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _same_questions(side: Side, items: Mapping[str, list[Item]]) -> None:
 def _of_json(task: Task, side: Side, subjects: list[str], place: Path) -> Labels:
     split = str(side.about["split"])
     try:
-        content: Any = json.loads(place.read_text(encoding="utf-8-sig"))
+        content: Any = from_json(place.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{place}: not readable as JSON ({error}); give another file.") from error
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):

@@ -97,8 +97,7 @@ def evaluate(
             who = {"protocol_sha256": prepared.fingerprint, "model": model, **weights.identity}
             # another model's folder is refused here, before anything heavy is loaded
             run = stack.enter_context(RunFolder(folder, who, about))
-            if run.soft_lock:
-                watch.say(f"{folder}: no file locks on this disk; the file .lock stands for one")
+            _say_lock(run, watch)
             left = _left(prepared, run)
             if not left and _summarized(folder):
                 watch.say(f"{prepared.task.name}: reused {folder}")
@@ -118,6 +117,11 @@ def evaluate(
         if verify and runs:
             check_again(runs, verify, spec, watch.say)
     return list(dict.fromkeys(folders))
+
+
+def _say_lock(run: RunFolder, watch: Watch) -> None:
+    if run.soft_lock:
+        watch.say(f"{run.path}: no file locks on this disk; the file .lock stands for one")
 
 
 def _label(prepared: Prepared, tasks: Sequence[Prepared]) -> str:
@@ -158,7 +162,7 @@ def _score(
 
 
 def _asked(some: Sequence[_Open], backend: Backend, watch: Watch, *, whole: bool) -> Call:
-    """All prompts of all tasks, as one call; run.json notes what it is asked of.
+    """All prompts that are left of all tasks, as one call; run.json notes what it is asked of.
 
     `whole` asks by units, made of all that a task asks.
     """

@@ -3,7 +3,8 @@
 A terminal obeys control characters, so none reach it: neither escapes nor what turns the direction
 of text. They are shown as `\\x1b` or `\\u202e`. Standard output that is no terminal gets the bytes
 as they are, for another program reads them. Messages never have any, nor the values of
-environment variables that are secrets; on request they are JSON, one object a line.
+environment variables that are secrets, nor credentials of URLs; on request they are JSON, one
+object a line.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class _Guarded:
             return len(text)
         for one in self._hidden:
             text = text.replace(one, HIDDEN)
+        text = clean(text)
         if not self.json:
             self.stream.write(visible(text))
             return len(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ def _missing(what: str) -> Any:
     if STRICT:
         pytest.fail(f"{what}, and CEVAL_SUITE_REQUIRE_DATA=1 says it must be there")
     pytest.skip(what)
+
+
+def pytest_configure() -> None:
+    """Let interrupts through, which a shell has whatever it starts in the background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ ORDER = """
 __init__
 schema errors secrecy stopping beacon
 terminal
+untrusted
 outcome
 specs
 model_spec
@@ -77,9 +78,9 @@ backends.growing
 backends.adapter_rows
 backends.adapter_proof backends.row_init backends.mapped backends.extension_files
 backends.adapters
-backends.loading backends.forward backends.rolling
+backends.loading backends.forward backends.rolling backends.tally
 backends.diagnosis
-backends.counting
+backends.counting backends.footprint
 backends.extension_proof backends.extension_plan
 backends.extension_note
 backends.merging backends.anatomy backends.requantise backends.extending
@@ -89,8 +90,13 @@ backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
+backends.scheduling
+backends.hands
+backends.crew
+backends.ray
 backends.__init__
 asking fitting bits backends.harness loggers alerts arrivals
+budget
 tokenizer.__init__ tokenizer.scripts tokenizer.material
 tokenizer.letters
 tokenizer.audit
@@ -121,14 +127,17 @@ site.prompts site.pairs site.tables site.curves
 site.column
 site.write
 preview progress
+plan
 sweep
+report.plan
 quantised demo training watching
 backends.callback
 api
 cli_data
 cli_model
 cli_tokenizer cli_compare cli_export cli_board cli_report cli_contamination cli_harness
-cli_runs cli_gate cli_watch
+cli_runs cli_gate cli_watch cli_workers
+cli_plan
 cli
 launch
 __main__
@@ -151,6 +160,8 @@ MOUTHS = (
     "cli_runs",
     "cli_gate",
     "cli_watch",
+    "cli_workers",
+    "cli_plan",
     "launch",
 )
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "misc", "tools", "lib"}
@@ -274,6 +285,9 @@ def test_torch_stays_in_the_backends(name: str) -> None:
         "backends.base",
         "backends.batching",
         "backends.units",
+        "backends.scheduling",
+        "backends.crew",
+        "backends.ray",
         "backends.sources",
         "backends.hub",
         "backends.checkpoint",

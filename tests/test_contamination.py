@@ -590,6 +590,8 @@ def test_an_interrupt_writes_nothing_and_says_so(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell has what it starts in the background ignore interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while len(psutil.Process(process.pid).children()) < 3:  # two workers and their tracker
             assert process.poll() is None

@@ -362,6 +362,14 @@ def scarce(error: Exception) -> Any:
     return make
 
 
+def no_room_for_weights(bench: Bench) -> Result:
+    def read(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B")
+
+    bench.monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
+    return bench.call("run", "--model", bench.tiny, *faulty.TASK, "--out", bench.path / "others")
+
+
 def same_numbers(bench: Bench) -> None:
     one, other = (
         records_in(next((bench.path / name).glob("*/sample-mmlu-*")))
@@ -537,7 +545,7 @@ FAULTS = [
     Fault("rescore on a broken summary", rescored("summary.json", b"{"), start="whole"),
     # the folder
     Fault("another run writes there", held,
-          r"is being written by another run \(pid \d+ of \S+ on \S+, since \S+: ceval-suite .*\); "
+          r"is being written by another run \(pid \d+ of \S+ on \S+, since \S+: ceval-suite.*\); "
           r"wait for it, end it, or use another --out", 1, HALF),
     Fault("the lock of a dead process", dead_owner),
     Fault("no file locks on this disk", no_flock(errno.ENOSYS),
@@ -587,6 +595,8 @@ FAULTS = [
           r"out of memory \(--memory\): .*; give --memory", 1, HALF + 2),
     Fault("no memory on a GPU", during(2, fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))),
           r"out of memory \(--memory\): .*; give --memory", 1, HALF + 2),
+    Fault("no memory for the weights", no_room_for_weights,
+          r"tiny-llama\d*: out of memory while its weights were loaded; give a narrower --dtype", 1, HALF),
     Fault("no memory while loading", opening(fails(MemoryError("std::bad_alloc"))),
           r"out of memory \(--memory\): .*std::bad_alloc.*; give --memory", 1, HALF),
     Fault("SIGTERM: the pass under way is finished", during(1, lambda _: kill(signal.SIGTERM)()),
@@ -667,6 +677,32 @@ def test_a_fault_ends_in_a_right_result_or_one_sentence(
         assert read_json(bench.run / "summary.json")["complete"] is True
     mine = bench.path / "mine"
     assert not mine.exists() or mine.read_text() == "mine"
+
+
+ELSEWHERE = {
+    "a server that is not there": "test_server.test_no_server_is_a_sentence",
+    "a server that is busy or answers 500": "test_server.test_a_busy_server_is_tried_again",
+    "a server that hangs": "test_server.test_a_slow_server_is_given_up_after_two_tries",
+    "a server that asks for hours": "test_server.test_a_pause_of_hours_is_not_waited_for",
+    "a server that breaks half-way": "test_server.test_what_breaks_half_way_keeps_its_records_and_a_second_run_goes_on",
+    "a server that lies": "test_server.test_a_lying_server_is_refused_before_the_first_item",
+    "another model behind one address": "test_server.test_another_model_behind_the_same_address_is_another_model",
+    "a hub that fails": "test_model_fetch.test_each_failure_is_a_sentence_and_the_rest_is_fetched",
+    "no network": "test_model_fetch.test_without_a_network_and_a_copy_the_remedy_is_told",
+    "a connection that breaks": "test_model_fetch.test_a_connection_that_breaks_is_taken_up_again",
+    "a killed download": "test_model_fetch.test_a_killed_download_goes_on_where_it_stopped",
+    "a truncated download": "test_fetch.test_a_cut_download_is_continued_where_it_stopped",
+    "other bytes than are pinned": "test_fetch.test_a_wrong_hash_is_refused_and_nothing_of_it_is_kept",
+    "all sources of a benchmark fail": "test_fetch.test_when_every_source_fails_all_reasons_and_the_remedy_are_told",
+    "kills at any moment": "test_kill.test_records_after_20_kills_equal_those_of_an_uninterrupted_run",
+}
+"""Faults with a test of their own, and where."""
+
+
+def test_faults_that_are_tested_elsewhere_are_tested_there() -> None:
+    for place in ELSEWHERE.values():
+        module, name = place.split(".")
+        assert f"def {name}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
 
 
 def test_the_table_is_long_and_each_sentence_names_what_and_the_remedy() -> None:

@@ -81,13 +81,14 @@ def test_rules_are_checked_against_tasks_and_averages() -> None:
         rules.holds(rules.read("mmlu/acc/macro < 3"), [line(0.1)])
 
 
+SUBJECT = "everyday_science"
+
+
 def run(folder: Path, step: int, right: list[bool]) -> None:
     """A run of one checkpoint, right where it is told."""
     place = folder / f"job-step-{step}" / "sample-mmlu-test-0shot-00000000"
     records = [
-        record(
-            f"sample-mmlu/test/everyday_science/{k}", "everyday_science", "A", "A" if good else "B"
-        )
+        record(f"sample-mmlu/test/{SUBJECT}/{k}", SUBJECT, "A", "A" if good else "B")
         for k, good in enumerate(right)
     ]
     about = {
@@ -95,7 +96,7 @@ def run(folder: Path, step: int, right: list[bool]) -> None:
         "protocol": "official",
         "split": "test",
         "shots": 0,
-        "expected": {"everyday_science": len(right)},
+        "expected": {SUBJECT: len(right)},
         "series": "job",
         "step": step,
     }

@@ -21,7 +21,7 @@ from ceval_suite.prepare import Selection, prepare
 from ceval_suite.run import evaluate
 from ceval_suite.schema import Request
 
-SAMPLES = ("sample-mmlu", "sample-gaokao")
+SAMPLES = (("sample-mmlu", None), ("sample-gaokao", 2))
 
 texts = st.text(st.sampled_from("ab题 \n"), max_size=12)
 shots = st.sampled_from(["", "x" * 100, "水" * 70, "x" * 100 + "y" * 30000])
@@ -37,9 +37,7 @@ def asked(draw: st.DrawFn) -> list[Request]:
         what: dict[str, Any] = {"continuations": ("A", "B")}
         if kind == "written":
             what = {"max_new_tokens": 5}
-        out.append(
-            Request(id=str(number), context=draw(shots) + draw(texts), after=after, **what)
-        )
+        out.append(Request(id=str(number), context=draw(shots) + draw(texts), after=after, **what))
     return out
 
 
@@ -109,7 +107,7 @@ def test_two_runs_of_the_reproducible_engine_are_equal_bit_for_bit(
     # units small enough that there are several to a task
     monkeypatch.setattr(units, "WORK", 4000)
     spec = ModelSpec(path=str(tiny_model), engine="reproducible", dtype="float32")
-    tasks = [prepare(name, Selection()) for name in SAMPLES]
+    tasks = [prepare(name, Selection(limit=limit)) for name, limit in SAMPLES]
     torch.set_num_threads(2)
     evaluate("m", spec, tasks, tmp_path / "whole")
     whole = records(tmp_path / "whole")
@@ -158,6 +156,6 @@ def test_what_was_asked_before_changes_no_bit(tiny_model: Path) -> None:
     assert isinstance(used, HFBackend)
     list(used.ask([Request(id="long", context="long " * 3000, continuations=("A",))]))
     found: dict[str, Any] = {}
-    for name in reversed(sorted({r.unit for r in named})):  # unit by unit, the last one first
+    for name in sorted({r.unit for r in named}, reverse=True):  # unit by unit, the last one first
         found |= {r.id: r for r in used.ask([r for r in named if r.unit == name])}
     assert found == fresh

@@ -8,6 +8,7 @@ from typing import Any
 
 from ceval_suite.backends import ranks
 from ceval_suite.backends.base import Backend, Say
+from ceval_suite.backends.crew import Crew
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.standing import Stamps
 from ceval_suite.errors import ModelError, UserError, unknown
@@ -26,7 +27,7 @@ IDENTITIES = {
 }
 """Who says which model answers, where that is not the files alone."""
 
-EXTRAS = {"vllm": "ceval-suite[vllm]"}
+EXTRAS = {"vllm": "ceval-suite[vllm]", "ray": "ceval-suite[ray]"}
 """What to install for a backend whose package ceval-suite does not bring along."""
 
 
@@ -46,12 +47,38 @@ def open_backend(spec: ModelSpec, say: Say = lambda _: None) -> Backend:
     try:
         backend: Backend = _named(BACKENDS[spec.backend])(spec, say)
     except ImportError as error:
-        wanted = EXTRAS.get(spec.backend, "ceval-suite")
-        raise ModelError(
-            f"backend '{spec.backend}' needs a package that is not installed ({error.name}); "
-            f"run \"pip install '{wanted}'\" in this environment."
-        ) from error
+        raise _missing(f"backend '{spec.backend}'", spec.backend, error) from error
     return backend
+
+
+def _missing(what: str, name: str, error: ImportError) -> ModelError:
+    wanted = EXTRAS.get(name, "ceval-suite")
+    return ModelError(
+        f"{what} needs a package that is not installed ({error.name}); "
+        f"run \"pip install '{wanted}'\" in this environment."
+    )
+
+
+def open_crew(
+    workers: int,
+    *,
+    address: str | None,
+    gpus: float | None,
+    patience: float,
+    coming: int,
+) -> Crew:
+    """Workers of a Ray cluster, or (without an address) of one made of this machine.
+
+    Raises:
+        ModelError: Ray is not installed, or no cluster answers.
+    """
+    try:
+        hands = _named("ceval_suite.backends.ray:RayHands")(
+            open_backend, identify, workers, address=address, gpus=gpus
+        )
+    except ImportError as error:
+        raise _missing("--workers", "ray", error) from error
+    return Crew(hands, workers, identify, patience=patience, coming=coming)
 
 
 def identify(spec: ModelSpec) -> dict[str, Any]:

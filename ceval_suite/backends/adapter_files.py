@@ -6,7 +6,6 @@ No torch, no peft: what decides whether finished records may be reused must be c
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from typing import Any, cast
 from ceval_suite.backends import hub
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import Adapter, ModelSpec
+from ceval_suite.untrusted import from_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -116,7 +116,7 @@ def read(file: Path) -> dict[str, Any]:
         ModelError: it is none.
     """
     try:
-        content: Any = json.loads(file.read_bytes())
+        content: Any = from_json(file.read_bytes())
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):

@@ -26,6 +26,7 @@ import torch
 from ceval_suite.backends import native, products
 from ceval_suite.backends.layout import Asked, Call, Layout
 from ceval_suite.backends.steps import Step
+from ceval_suite.errors import ModelError
 
 NAME = "ceval_packed"
 
@@ -53,6 +54,20 @@ _UNDERSTOOD = {
 
 class NotPacked(Exception):
     """This model asks for an attention that packing does not compute; take the plain path."""
+
+
+FAILURES = (
+    NotPacked,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    ModelError,
+)
+"""What trying the packed path on a model that is not made for it may raise."""
 
 
 _current: list[Layout | Step] = []

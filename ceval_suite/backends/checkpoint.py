@@ -5,7 +5,6 @@ No torch, no transformers: headers are read as bytes, and rows are compared as b
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.errors import ModelError
+from ceval_suite.untrusted import from_json
 
 Rows = NDArray[np.uint8]
 """The rows of a matrix as bytes, [rows, bytes of a row]."""
@@ -76,7 +76,7 @@ def safetensors(file: Path) -> dict[str, Stored]:
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if 0 < length <= size - 8 else b""
     try:
-        tensors = json.loads(text)
+        tensors = from_json(text)
         tensors.pop("__metadata__", None)
         found = {
             name: Stored(
@@ -151,7 +151,7 @@ def parameters(found: Mapping[str, Stored], bits: int | None = None) -> int:
             continue
         shape = found.get(f"{name.removesuffix('_packed')}_shape")
         if name in states:  # bitsandbytes, 4 bits
-            total += math.prod(json.loads(_content(states[name]))["shape"])
+            total += math.prod(from_json(_content(states[name]))["shape"])
         elif name.endswith(".weight_packed") and shape is not None:  # compressed-tensors
             total += math.prod(np.frombuffer(_content(shape), np.int64).tolist())
         elif name.endswith(".qweight"):  # GPTQ and AWQ

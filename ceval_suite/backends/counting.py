@@ -9,7 +9,7 @@ from ceval_suite.backends import own_code
 from ceval_suite.backends.adapter_files import expand
 from ceval_suite.backends.loading import max_length
 from ceval_suite.backends.sources import resolve
-from ceval_suite.backends.tokenizers import load_tokenizer, unreadable
+from ceval_suite.backends.tokenizers import load_tokenizer, unreadable, wrap
 from ceval_suite.backends.tokens import Encoder
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -28,11 +28,11 @@ class Counter:
 
         if spec.backend != "hf":
             raise ModelError(
-                f"--same-shots counts tokens before a model is loaded; model '{name}' is of "
+                f"tokens are counted before a model is loaded; model '{name}' is of "
                 f"backend {spec.backend}, and only hf can do that."
             )
         where = path = resolve(spec := expand(spec))
-        self._encoder = Encoder(load_tokenizer(spec, path))
+        self.encoder = Encoder(load_tokenizer(spec, path))
         source: dict[str, Any] = own_code.options(spec)
         if path.suffix == ".gguf":
             where, source["gguf_file"] = path.parent, path.name
@@ -40,10 +40,15 @@ class Counter:
             config = AutoConfig.from_pretrained(where, **source)
         except Exception as error:  # transformers raises anything here
             raise unreadable(spec, "config.json", error, path) from error
-        self.max_length = spec.max_length or max_length(config, self._encoder.tokenizer)
+        self.spec, self.path, self.config = spec, path, config
+        self.max_length = spec.max_length or max_length(config, self.encoder.tokenizer)
+
+    def wrap(self, user: str) -> str:
+        """A user's turn in the model's chat template, up to the assistant's turn."""
+        return wrap(self.encoder.tokenizer, user)
 
     def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
         """Tokens of each text, special tokens included."""
-        found = self._encoder.contexts(texts, template_tokens=template_tokens)
-        self._encoder.forget()
+        found = self.encoder.contexts(texts, template_tokens=template_tokens)
+        self.encoder.forget()
         return [len(ids) for ids in found]

@@ -17,10 +17,11 @@ import torch
 
 from ceval_suite.backends import drafts as plan
 from ceval_suite.backends import writing
+from ceval_suite.backends.attention import FAILURES
 from ceval_suite.backends.base import NotFinite
 from ceval_suite.backends.batching import common
 from ceval_suite.backends.drafts import D, Draft, Pen, Writing
-from ceval_suite.backends.forward import FAILURES, Forward
+from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.steps import Catching, Step, Tails
 from ceval_suite.backends.validity import TOLERANCE
 from ceval_suite.errors import ModelError, no_memory

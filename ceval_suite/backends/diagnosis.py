@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import torch
 
+from ceval_suite.backends.attention import FAILURES
 from ceval_suite.backends.batching import Tokens
-from ceval_suite.backends.forward import FAILURES, Forward
+from ceval_suite.backends.forward import Forward
 from ceval_suite.errors import ModelError
 
 

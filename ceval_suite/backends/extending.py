@@ -6,7 +6,6 @@ is then read back and proved to be the base and more, and EXTENSION lies beside 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -38,6 +37,7 @@ from ceval_suite.backends.row_init import Average, Plan
 from ceval_suite.errors import DataError, ModelError, unknown
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.records import write_json
+from ceval_suite.untrusted import from_json
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -190,7 +190,7 @@ def read_prompts(file: Path) -> list[str]:
     try:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip():
-                content: Any = json.loads(line)
+                content: Any = from_json(line)
                 if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
                     raise DataError(f'{file}:{number}: not an object with a text "prompt".')
                 found.append(content["prompt"])

@@ -29,14 +29,7 @@ from ceval_suite.backends.batching import (
     pack,
     trie,
 )
-from ceval_suite.backends.head import (
-    Float32Head,
-    LastMLP,
-    Post,
-    Waiting,
-    post_processing,
-    scores,
-)
+from ceval_suite.backends.head import Float32Head, LastMLP, Post, Waiting, post_processing, scores
 from ceval_suite.backends.layout import Layout, Store
 from ceval_suite.backends.lending import OWN, Lent
 from ceval_suite.backends.sizes import SMALLEST, Sizes, no_room, one_row, tokens_in
@@ -46,19 +39,6 @@ from ceval_suite.errors import ModelError, no_memory
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
 and packs of such rows are smaller."""
-
-FAILURES = (
-    attention.NotPacked,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    ModelError,
-)
-"""What trying the packed path on a model that is not made for it may raise."""
 
 
 class Forward:
@@ -295,7 +275,7 @@ class Forward:
         """Keep one token, to see what it takes."""
         before = self.computed
         rows = [Row(np.array([0, last], np.int32), [Read(1, 0, (-last, 0))]) for last in (1, 2)]
-        with suppress(*FAILURES):  # then nothing is ever kept
+        with suppress(*attention.FAILURES):  # then nothing is ever kept
             list(self.packed(rows, cut=1))
         self.computed = before
 

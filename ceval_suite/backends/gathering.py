@@ -25,6 +25,7 @@ class Gathering:
         todo: Sequence[Row],
         forward: Forward,
     ) -> None:
+        """`forward` is asked where a number that is not finite comes from."""
         self.requests = requests
         self._forward = forward
         self.encoded = encoded

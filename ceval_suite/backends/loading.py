@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from ceval_suite.backends.adapters import Attached, attach
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.tokenizers import load_tokenizer, unreadable
-from ceval_suite.errors import ModelError
+from ceval_suite.errors import ModelError, no_memory
 from ceval_suite.model_spec import ModelSpec
+from ceval_suite.untrusted import from_json, is_inside
 
 
 @dataclass
@@ -68,11 +68,16 @@ def load(spec: ModelSpec) -> Loaded:
         config = None if path.suffix == ".gguf" else AutoConfig.from_pretrained(where, **source)
         if spec.tp_plan is not None and config is not None:
             placement.check_heads(spec, config)
-        dtype = _dtype(spec, config, device)
+        dtype = resolved_dtype(spec, config, device)
         loaded, found, how = _read(spec, where, source, config, dtype)
     except ModelError:
         raise
     except Exception as error:  # transformers raises anything here
+        if no_memory(error):
+            raise ModelError(
+                f"{spec.path}: out of memory while its weights were loaded; give a narrower "
+                "--dtype, another --device, or quant or device_map: auto in models.yaml."
+            ) from error
         raise unreadable(spec, "the checkpoint", error, path) from error
     _check_complete(spec, found)
     base: Any = (loaded if how else loaded.to(device)).eval()
@@ -189,11 +194,23 @@ def check_weights(spec: ModelSpec, path: Path) -> None:
     if not files:
         _refuse_weights(spec, path)
     if index.is_file():
-        shards = set(json.loads(index.read_bytes()).get("weight_map", {}).values())
+        shards = _shards(index)
         for name in sorted(shards - {file.name for file in files}):
             raise ModelError(f"{path}: {name}, which {index.name} names, is missing; fetch it.")
     for file in files:
         checkpoint.safetensors(file)
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names; none of them lies elsewhere."""
+    try:
+        found = set(map(str, from_json(index.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: no index of weights ({error!r}); fetch it again.") from error
+    for name in sorted(found):
+        if not is_inside(name):
+            raise ModelError(f"{index}: {name!r} lies outside the checkpoint; fetch it again.")
+    return found
 
 
 def _refuse_weights(spec: ModelSpec, path: Path) -> None:
@@ -213,7 +230,8 @@ def _refuse_weights(spec: ModelSpec, path: Path) -> None:
     )
 
 
-def _dtype(spec: ModelSpec, config: Any, device: str) -> Any:
+def resolved_dtype(spec: ModelSpec, config: Any, device: str) -> Any:
+    """The dtype that a model is computed in on a device."""
     import torch
 
     if spec.dtype != "auto":

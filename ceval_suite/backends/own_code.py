@@ -7,7 +7,6 @@ the model is built, or with the first tokens that the model is given.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import traceback
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
+from ceval_suite.untrusted import from_json
 
 HOME = "transformers_modules"
 """The folder, and the package, that transformers copies such code into and imports it from."""
@@ -84,7 +84,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content: Any = json.loads(file.read_bytes())
+        content: Any = from_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

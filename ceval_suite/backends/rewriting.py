@@ -23,6 +23,7 @@ import torch
 from ceval_suite.backends import checkpoint
 from ceval_suite.backends.checkpoint import Stored
 from ceval_suite.errors import ModelError
+from ceval_suite.untrusted import from_json
 
 BLOCK = 2**20
 """Bytes that are read, computed and written at once."""
@@ -255,14 +256,14 @@ def _opening(file: Path) -> tuple[int, dict[str, str]]:
     """Where the numbers of a file begin, and what it says of itself."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        found: Any = json.loads(stream.read(length)).get("__metadata__")
+        found: Any = from_json(stream.read(length)).get("__metadata__")
     # transformers reads no file that does not say whose tensors it holds
     return 8 + length, {"format": "pt"} | (found or {})
 
 
 def _index(source: Path, folder: Path) -> None:
     """The index beside shards, with the sizes that they have now."""
-    content: dict[str, Any] = json.loads((source / INDEX).read_bytes())
+    content: dict[str, Any] = from_json((source / INDEX).read_bytes())
     found = checkpoint.tensors(folder)
     metadata = dict(content.get("metadata") or {})
     metadata["total_size"] = sum(tensor.size for tensor in found.values())

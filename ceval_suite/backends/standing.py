@@ -18,7 +18,9 @@ WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt"}
 def files(spec: ModelSpec) -> list[Path]:
     """The local files that decide what a spec's model answers, as far as they are there."""
     spec = adapter_files.expand(spec)
-    places = [sources.find(spec), spec.tokenizer and Path(spec.tokenizer).expanduser()]
+    places = [sources.find(spec)]
+    if spec.tokenizer is not None:
+        places.append(Path(spec.tokenizer).expanduser())
     places += [Path(one.path).expanduser() / one.subfolder for one in spec.adapters]
     found: list[Path] = []
     for place in places:

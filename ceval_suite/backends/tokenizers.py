@@ -15,6 +15,7 @@ from ceval_suite.backends.tokens import Encoded
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
+from ceval_suite.untrusted import from_json
 
 TRAINED_WITH_START = (
     *("llama", "mistral", "mixtral", "internlm", "internlm2", "cohere"),
@@ -175,7 +176,7 @@ def configuration(path: Path) -> dict[str, Any]:
 def json_of(file: Path) -> dict[str, Any]:
     """A JSON object in a file; empty where there is none."""
     try:
-        content: Any = json.loads(file.read_bytes())
+        content: Any = from_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
     return cast("dict[str, Any]", content) if isinstance(content, dict) else {}

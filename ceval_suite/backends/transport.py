@@ -21,6 +21,7 @@ from ceval_suite.errors import ModelError
 from ceval_suite.fetch import unusable_proxy
 from ceval_suite.model_spec import ModelSpec, ServerOptions
 from ceval_suite.secrecy import HIDDEN, without, without_credentials
+from ceval_suite.untrusted import from_json
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -195,7 +196,7 @@ class Transport:
     def _detail(self, answer: httpx.Response) -> str:
         """What the server says went wrong."""
         try:
-            content: Any = answer.json()
+            content: Any = from_json(answer.content)
         except ValueError:
             content = answer.text
         for key in ("error", "message", "detail"):
@@ -205,7 +206,7 @@ class Transport:
 
     def _json(self, answer: httpx.Response) -> Any:
         try:
-            return answer.json()
+            return from_json(answer.content)
         except ValueError as error:
             raise ModelError(
                 f"{self.url} answered something that is not JSON; give the URL of an "

@@ -117,6 +117,19 @@ def named(requests: Sequence[Request], name: str) -> list[Request]:
     ]
 
 
+TOKEN = 4
+"""Bytes of text that cost about what one token costs that is written."""
+
+
+def cost(unit: Sequence[Request]) -> float:
+    """What a unit costs to compute, more or less, in bytes of text that are read once."""
+    ordered = sorted(unit, key=lambda request: request.context)
+    read = 0
+    for before, request in pairwise([_NOTHING.requests[0], *ordered]):
+        read += len(request.context[shared(before.context, request.context) :].encode()) + 1
+    return read + TOKEN * sum(request.max_new_tokens for request in unit)
+
+
 _NOTHING = _Family((Request(id="", context=""),))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ceval_suite.backends.attention import forced, ways_on
+from ceval_suite.backends.attention import FAILURES, forced, ways_on
 from ceval_suite.backends.batching import Read, Row, Score, Tokens, probe
-from ceval_suite.backends.forward import FAILURES, Forward
+from ceval_suite.backends.forward import Forward
 
 Place = tuple[tuple[int, int], int]
 """Who asked, and the position that was read."""

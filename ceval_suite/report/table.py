@@ -13,6 +13,7 @@ from typing import Any
 
 from ceval_suite.schema import Cell, Estimate, Table
 from ceval_suite.terminal import raw as unguarded
+from ceval_suite.untrusted import FORMULA
 
 MISSING = "–"
 
@@ -96,7 +97,8 @@ def markdown(table: Table) -> str:
 
     def escape(value: str) -> str:
         flat = " ".join(plain(value).split())
-        return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+        # no markup of the text's own: neither tags and tables nor links, pictures and code
+        return re.sub(r"([\\|\[\]`])", r"\\\1", flat).replace("<", "&lt;")
 
     def printed(cell: Cell) -> str:
         found = escape(cell.text)
@@ -127,7 +129,7 @@ def to_csv(table: Table) -> str:
         if not isinstance(value, str):
             return "" if value is None else value
         value = plain(value)
-        return "'" + value if value[:1] in ("=", "+", "-", "@", "\t", "\n") else value
+        return "'" + value if value.startswith(FORMULA) else value
 
     def row(cells: Iterable[tuple[Any, str, str]]) -> list[Any]:
         out: list[Any] = []

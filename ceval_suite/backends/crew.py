@@ -1,0 +1,360 @@
+"""Workers that answer for several models at once, and a backend for each model that is asked.
+
+One thread drives a schedule: it tells idle workers what to do, replaces those that die or fall
+silent, and hands replies to whoever asked. How workers are started and told (`Hands`) is not known
+here. Nothing but replies leaves the workers: the caller alone writes records.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from ceval_suite.backends.base import Say
+from ceval_suite.backends.hands import Event, Hands, Lost
+from ceval_suite.backends.scheduling import DEATHS, Order, Schedule, Worker
+from ceval_suite.backends.units import cost, units
+from ceval_suite.errors import ModelError
+from ceval_suite.model_spec import ModelSpec
+from ceval_suite.schema import Reply, Request
+
+LOOK = 0.05
+"""Seconds between two looks at what callers want, while workers say nothing."""
+
+CALLS = 3
+"""Workers that are asked one small question, before it is given up."""
+
+
+@dataclass
+class _Job:
+    """One model that is asked: what came of it, for the thread that asks."""
+
+    number: int
+    spec: ModelSpec
+    say: Say
+    identity: dict[str, Any]
+    inbox: SimpleQueue[Event] = field(default_factory=SimpleQueue[Event])
+    units: list[list[Request]] = field(default_factory=list[list[Request]])
+    about: dict[Worker, dict[str, Any]] = field(default_factory=dict[Worker, dict[str, Any]])
+    opened: dict[str, Any] = field(default_factory=dict[str, Any])
+    lost: int = 0
+
+
+class Crew:
+    """So many workers, shared by the models that are asked; use it as a context manager."""
+
+    def __init__(
+        self,
+        hands: Hands,
+        workers: int,
+        identify: Callable[[ModelSpec], dict[str, Any]],
+        *,
+        patience: float,
+        coming: int = 1,
+    ) -> None:
+        """`patience` is how long a worker may be silent; so many models are `coming`.
+
+        `identify` says which model a spec means here; workers must find the same.
+        """
+        self.size = workers
+        self._hands = hands
+        self._identify = identify
+        self._schedule = Schedule(patience, coming)
+        self._patience = patience
+        self._jobs: list[_Job] = []
+        self._starting: set[Worker] = set()
+        self._stillborn = 0
+        self._alone = time.monotonic()
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._why: BaseException = KeyboardInterrupt()
+        self._thread = threading.Thread(target=self._drive, daemon=True)
+
+    def __enter__(self) -> Crew:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(KeyboardInterrupt())
+        self._thread.join()
+        self._hands.close()
+
+    def stop(self, why: BaseException) -> None:
+        """Whoever waits for a reply is given `why` instead."""
+        with self._lock:
+            if not self._stop.is_set():
+                self._why = why
+            self._stop.set()
+            for job in self._jobs:
+                job.inbox.put(Event(None, "error", self._why))
+
+    def none(self) -> None:
+        """A model that was to come needs no worker: all its records are there."""
+        with self._lock:
+            self._schedule.none()
+
+    def open(self, spec: ModelSpec, say: Say) -> CrewBackend:
+        """A backend that asks this model, as soon as one worker has opened it.
+
+        Raises:
+            UserError: what opening it raised in the worker, or no worker comes.
+        """
+        identity = self._identify(spec)
+        with self._lock:
+            if self._stop.is_set():
+                raise self._why
+            job = _Job(self._schedule.add(), spec, say, identity)
+            self._jobs.append(job)
+        _next(job)
+        return CrewBackend(self, job)
+
+    def give(self, job: _Job, some: list[list[Request]]) -> None:
+        """Have the units of a job computed."""
+        with self._lock:
+            job.units = some
+            self._schedule.give(job.number, [cost(unit) for unit in some])
+
+    def close(self, job: _Job) -> None:
+        """Nothing more will be asked of a job's model; its workers are free for others."""
+        with self._lock:
+            self._schedule.close(job.number)
+
+    def call(self, job: _Job, name: str, *args: Any, **options: Any) -> Any:
+        """What any worker's backend answers to a small question."""
+        tried, last = 0, time.monotonic()
+        while tried < CALLS and time.monotonic() - last < self._patience:
+            with self._lock:
+                having = self._schedule.having(job.number)
+            if not having:  # it died just now; another is opening the model
+                time.sleep(LOOK)
+                self._raise(job)
+                continue
+            try:
+                return self._hands.call(having[0], name, *args, **options)
+            except Lost:
+                tried += 1
+                time.sleep(LOOK)
+        raise ModelError(f"{job.spec.path}: workers that are asked about it die; see their logs.")
+
+    @staticmethod
+    def _raise(job: _Job) -> None:
+        if not job.inbox.empty():
+            event = job.inbox.get()
+            if event.kind == "error":
+                raise event.value
+
+    # the thread
+
+    def _drive(self) -> None:
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    self._fill()
+                    self._order()
+                for event in self._hands.wait(LOOK):
+                    with self._lock:
+                        self._note(event)
+                with self._lock:
+                    for worker in self._schedule.overdue(time.monotonic()):
+                        self._hands.kill(worker)
+                        self._gone(worker, f"it said nothing for {self._patience:g} s")
+        except BaseException as error:
+            self.stop(error)
+
+    def _fill(self) -> None:
+        now = time.monotonic()
+        while len(self._schedule.workers) + len(self._starting) < self.size:
+            self._starting.add(self._hands.start())
+        if self._schedule.workers:
+            self._alone = now
+        why = self._hands.nowhere(now - self._alone)
+        if why is not None and not self._schedule.workers:
+            raise ModelError(why)
+
+    def _order(self) -> None:
+        now = time.monotonic()
+        for worker in self._schedule.workers:
+            order = self._schedule.next(worker, now)
+            if order is not None:
+                job = self._jobs[order.job]
+                some = None if order.unit is None else job.units[order.unit]
+                self._hands.tell(worker, job.spec, some)
+
+    def _note(self, event: Event) -> None:
+        worker, now = event.worker, time.monotonic()
+        if event.kind == "ready":
+            self._starting.discard(worker)
+            self._stillborn = 0
+            self._schedule.join(worker)
+            return
+        if event.kind == "lost":
+            self._gone(worker, str(event.value))
+            return
+        if worker not in self._schedule.workers:
+            return  # ended in the meantime
+        self._schedule.heard(worker, now)
+        job = self._jobs[self._schedule.job_of(worker)]
+        if event.kind == "says":
+            job.say(event.value)
+        elif event.kind == "error":
+            self._schedule.failed(worker)
+            job.inbox.put(event)
+        elif event.kind == "replies":
+            job.inbox.put(event)
+        else:
+            self._done(job, event, now)
+
+    def _done(self, job: _Job, event: Event, now: float) -> None:
+        about = dict(event.value)
+        identity = about.pop("identity", job.identity)
+        if identity != job.identity:
+            self._schedule.failed(event.worker)
+            other = ModelError(
+                f"{job.spec.path}: {about.get('host')} has another model of this name than this "
+                "machine; put the same files on every node."
+            )
+            job.inbox.put(Event(event.worker, "error", other))
+            return
+        order = self._schedule.finished(event.worker, now)
+        job.about[event.worker] = about
+        # only the first that opens the model is waited for; the others just help
+        if event.kind == "done" or not job.opened:
+            job.opened = job.opened or about
+            job.inbox.put(Event(event.worker, event.kind, order.unit))
+
+    def _gone(self, worker: Worker, why: str) -> None:
+        if worker in self._starting:
+            self._starting.discard(worker)
+            self._stillborn += 1
+            if self._stillborn >= DEATHS:
+                raise ModelError(f"workers die before they can be told anything ({why}).")
+            return
+        order, hopeless = self._schedule.lost(worker)
+        if order is None:
+            return
+        job = self._jobs[order.job]
+        job.lost += 1
+        if hopeless:
+            job.inbox.put(Event(worker, "error", _hopeless(job, order, why)))
+        else:
+            job.say(f"a worker was lost ({why}); another does its work")
+
+
+def _hopeless(job: _Job, order: Order, why: str) -> ModelError:
+    if order.unit is None:
+        return ModelError(f"{job.spec.path}: {DEATHS} workers in a row died opening it ({why}).")
+    first = job.units[order.unit][0].id
+    return ModelError(
+        f"{first}: {DEATHS} workers in a row died on the {len(job.units[order.unit])} items from "
+        f"this one on ({why}); finished records are kept."
+    )
+
+
+def _next(job: _Job) -> Event:
+    event = job.inbox.get()
+    if event.kind == "error":
+        raise event.value
+    return event
+
+
+class CrewBackend:
+    """One model, asked through the workers of a crew."""
+
+    def __init__(self, crew: Crew, job: _Job) -> None:
+        self._crew = crew
+        self._job = job
+        self.max_length = int(job.opened["max_length"])
+
+    def count_tokens(self, texts: Sequence[str], *, template_tokens: bool = False) -> list[int]:
+        """Tokens of each text, as a worker's backend counts them."""
+        if not texts:
+            return []
+        some = list(texts)
+        found: list[int] = self._crew.call(
+            self._job, "count_tokens", some, template_tokens=template_tokens
+        )
+        return found
+
+    def wrap(self, user: str) -> str:
+        """A user's turn in the model's chat template."""
+        return str(self._crew.call(self._job, "wrap", user))
+
+    def audit(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        """How each request's continuations are tokenised in context."""
+        found: list[dict[str, Any]] = self._crew.call(self._job, "audit", list(requests))
+        return found
+
+    def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Answer all requests, unit by unit, in whatever order workers answer them."""
+        missing = {request.id for request in requests}
+        some = units(requests)
+        self._crew.give(self._job, some)
+        while missing:
+            event = _next(self._job)
+            if event.kind == "replies":
+                # a unit that killed a worker is computed whole once more
+                for reply in event.value:
+                    if reply.id in missing:
+                        missing.discard(reply.id)
+                        yield reply
+            elif event.kind == "done":
+                lacking = [r.id for r in some[event.value] if r.id in missing]
+                if lacking:
+                    raise ModelError(f"{lacking[0]}: a worker left this unanswered.")
+        self._crew.close(self._job)
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+        self._crew.close(self._job)
+
+    def describe(self) -> dict[str, Any]:
+        """What the first worker describes, with the sums and the most of all of them."""
+        about = list(self._job.about.values())
+        workers = {
+            "size": self._crew.size,
+            "asked": len(about),
+            "hosts": sorted({str(one.get("host", "")) for one in about}),
+            "lost": self._job.lost,
+            "alike": all(_numerics(one) == _numerics(about[0]) for one in about),
+        }
+        return _merged(about) | {"workers": workers}
+
+
+def _numerics(about: dict[str, Any]) -> list[Any]:
+    """What decides the last bits of a number."""
+    return [about.get(key) for key in ("versions", "dtype", "kernels")]
+
+
+def _most(some: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    """The largest of each number."""
+    known = [one for one in some if one is not None]
+    if not known:
+        return None
+    return {key: max(one.get(key, 0) for one in known) for key in known[0]}
+
+
+def _sum(some: Sequence[dict[str, int]]) -> dict[str, int]:
+    return {key: sum(one.get(key, 0) for one in some) for key in some[0]}
+
+
+_MERGED: dict[str, Callable[[Sequence[Any]], Any]] = {"tokens": _sum, "peak_memory_bytes": _most}
+"""Numbers of each worker, and what becomes of them; all else is the first worker's."""
+
+
+def _merged(about: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    out = {k: v for k, v in about[0].items() if k != "host"}
+    for key, merge in _MERGED.items():
+        some = [one[key] for one in about if key in one]
+        if some:
+            out[key] = merge(some)
+    return out
