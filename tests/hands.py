@@ -150,3 +150,26 @@ class ByUnit(Told):
 def by_unit(spec: ModelSpec, say: Say) -> Backend:
     """Opens a model that looks at nothing but its unit."""
     return ByUnit(max_length=1 << 20)
+
+
+def cluster() -> Any:
+    """A Ray cluster of two nodes of one core on this machine.
+
+    Ray gives a node half a minute to start, which a busy machine may exceed.
+    """
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    for attempt in range(3):
+        found: Any = Cluster()
+        try:
+            found.add_node(**node, include_dashboard=False)
+            found.second = found.add_node(**node)
+            found.wait_for_nodes()
+        except Exception:
+            found.shutdown()
+            if attempt == 2:
+                raise
+            continue
+        return found
+    return None

@@ -24,6 +24,7 @@ from ceval_suite.prepare import Selection, prepare
 from ceval_suite.records import read_json
 from ceval_suite.run import evaluate
 from ceval_suite.sweep import Staff
+from tests import hands
 from tests.hands import by_unit
 
 pytest.importorskip("ray")
@@ -44,12 +45,7 @@ def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # of the workers
-    from ray.cluster_utils import Cluster
-
-    quiet = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
-    found = Cluster(initialize_head=True, head_node_args=quiet)
-    found.second = found.add_node(num_cpus=1, object_store_memory=80 << 20)
-    found.wait_for_nodes()
+    found = hands.cluster()
     yield found
     found.shutdown()
 

@@ -17,6 +17,7 @@ import pytest
 
 from ceval_suite.prepare import Selection, prepare
 from ceval_suite.records import read_json
+from tests import hands
 
 pytest.importorskip("ray")
 
@@ -106,13 +107,7 @@ def nursery(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))  # of the workers
-        from ray.cluster_utils import Cluster
-
-        node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-        cluster: Any = Cluster(
-            initialize_head=True, head_node_args={**node, "include_dashboard": False}
-        )
-        cluster.add_node(**node)
+        cluster = hands.cluster()
     log = tmp_path_factory.mktemp("log") / "log.txt"
     found = Nursery(tiny_model, cluster.address, log)
     yield found
