@@ -275,8 +275,8 @@ def _holders(folder: Path) -> list[Path]:
     found: list[Path] = []
     left = [str(folder)]
     while left:
-        # one that may not be read holds no run of ours
-        with suppress(PermissionError), os.scandir(left.pop()) as entries:
+        # one that is gone or may not be read holds no run of ours
+        with suppress(FileNotFoundError, PermissionError), os.scandir(left.pop()) as entries:
             for entry in entries:
                 if entry.name == "run.json":
                     found.append(Path(entry.path).parent)

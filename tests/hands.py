@@ -15,6 +15,7 @@ from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.hands import Event, Lost
 from ceval_suite.backends.ray import Worker
+from ceval_suite.backends.units import units
 from ceval_suite.errors import UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Reply, Request
@@ -126,6 +127,10 @@ class ByUnit(Told):
     """Answers that depend on all of the unit that a request stands in, as float sums do."""
 
     def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        for unit in units(requests):
+            yield from self._unit(unit)
+
+    def _unit(self, requests: Sequence[Request]) -> Iterator[Reply]:
         everything = sorted(map(repr, requests))
         seed = hashlib.sha256("".join(everything).encode()).hexdigest()
 

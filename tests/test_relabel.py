@@ -57,6 +57,7 @@ def finished(folder: Path, records: Sequence[Record], **about: Any) -> Path:
         "complete": True,
         "labels": False,
         "n": len(records),
+        "headline": "acc/macro",
         "metrics": {},
         "subjects_chosen": None,
         "subjects_scored": 2,
@@ -187,7 +188,8 @@ def test_it_is_never_scored_over_an_older_score(run: Path, tmp_path: Path) -> No
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", unlabelled({"law": 5}))
-    write_json(run / "summary.json", {"complete": False})
+    summary = read_json(run / "summary.json")
+    write_json(run / "summary.json", summary | {"complete": False})
     with pytest.raises(RunError, match="is unfinished; finish it with the command that started it"):
         score(run, as_json(tmp_path / "labels.json"))
     (run / "summary.json").unlink()

@@ -17,6 +17,7 @@ import torch
 import ceval_suite
 from ceval_suite import ConfigError, DataError, EvaluationCallback, ModelError, score_live
 from ceval_suite.backends import forward
+from ceval_suite.errors import RunError
 from ceval_suite.records import read_json, read_records
 from tests import training_jobs as jobs
 
@@ -372,6 +373,6 @@ def test_a_scoring_that_fails_does_not_end_the_training_unless_asked_to(
     assert [line.split(":")[0] for line in said] == ["step 2", "step 4", "step 6"]
     strict = EvaluationCallback("sample-mmlu", on_error="raise", **options)
     job = jobs.trainer(tmp_path / "job2", tiny_tokenizer, sample_texts, callbacks=[strict])
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(RunError, match="cannot be made"):
         job.train()
     assert job.model.training
