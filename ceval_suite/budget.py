@@ -34,6 +34,9 @@ Opener: TypeAlias = Callable[[ModelSpec, Say], Backend]
 SAMPLE = 3
 """Items of each subject whose tokens are counted."""
 
+ELSEWHERE = 8
+"""Subjects that are asked together where another program computes."""
+
 SHARE = 0.02
 """The share of the time that the probe takes, at least so much of it."""
 
@@ -113,6 +116,8 @@ def probe(backend: Backend, tasks: Sequence[Prepared], seconds: float, seed: int
     The first prompts of all warm the model up and count for nothing.
     """
     warm = False
+    # who counts tokens elsewhere may answer several at once
+    together = 1 if encoder_of(backend) else ELSEWHERE
     out: list[Cost] = []
     for prepared in tasks:
         scorable = _scorable(prepared)
@@ -124,10 +129,11 @@ def probe(backend: Backend, tasks: Sequence[Prepared], seconds: float, seed: int
             _timed(backend, prepared, some[longest_first[0]])
             warm = True
         spent, asked, computed, written = 0.0, 0, 0, 0
-        for subject in longest_first:
-            took, new, wrote = _timed(backend, prepared, some[subject])
+        for at in range(0, len(longest_first), together):
+            items = [item for s in longest_first[at : at + together] for item in some[s]]
+            took, new, wrote = _timed(backend, prepared, items)
             spent, computed, written = spent + took, computed + new, written + wrote
-            asked += len(some[subject])
+            asked += len(items)
             if spent >= seconds / len(tasks):
                 break
         by_item = written or not computed or not any(tails.values())
@@ -145,8 +151,10 @@ def _scorable(prepared: Prepared) -> dict[str, list[Item]]:
 
 
 def _part(prepared: Prepared, items: Sequence[Item]) -> Prepared:
-    subject = items[0].subject
-    return replace(prepared, subjects=[subject], items={subject: list(items)})
+    held: dict[str, list[Item]] = {}
+    for item in items:
+        held.setdefault(item.subject, []).append(item)
+    return replace(prepared, subjects=list(held), items=held)
 
 
 def _tokens(
@@ -167,7 +175,7 @@ def _tokens(
 
 
 def _timed(backend: Backend, prepared: Prepared, items: Sequence[Item]) -> tuple[float, int, int]:
-    """Seconds, tokens computed and tokens written for some items of one subject."""
+    """Seconds, tokens computed and tokens written for some items."""
     part = _part(prepared, items)
     call = Call()
     call.add(Judge(part.task, part.template), render(part, part.scored(), backend), "probe")
