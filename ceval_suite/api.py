@@ -75,6 +75,10 @@ def evaluate(
     data: Place | None = None,
     out: Place = "runs",
     chat: bool = False,
+    circular: bool = False,
+    workers: int = 1,
+    ray: str | None = None,
+    gpus_per_worker: float | None = None,
     say: Say = _silent,
     **options: Any,
 ) -> Results:
@@ -82,8 +86,10 @@ def evaluate(
 
     `model` is a name of models.yaml, a folder, a file or a hub id, or several; `options` are keys
     of a model's entry (`dtype="float32"`, `device="cuda"`, `max_length=2048`, `memory="8GB"`).
-    `None` means the task's own; so many `items` of each task are drawn by subject and `seed`. `say`
-    is given each line of progress.
+    `None` means the task's own; so many `items` of each task are drawn by subject and `seed`;
+    `circular` asks every order of an item's choices. `workers` share the work by Ray, on this
+    machine or on the cluster at `ray`, each with `gpus_per_worker`. `say` is given each line of
+    progress.
 
     >>> import ceval_suite
     >>> results = ceval_suite.evaluate(
@@ -97,14 +103,17 @@ def evaluate(
     Raises:
         UserError: anything a user can put right; finished records are kept.
     """
-    base = Selection(None, None, split, subjects, limit, data, chat, items=items, seed=seed)
+    base = Selection(
+        None, None, split, subjects, limit, data, chat, circular, items=items, seed=seed
+    )
     numbers = [shots] if isinstance(shots, int) else list(shots or ())
     chosen = sweep.selections(base, _several(protocol), [str(k) for k in numbers])
     specs = sweep.models(_several(model), options)
     names = _several(tasks)
     if not (specs and names):
         raise ConfigError("evaluate needs at least one model and one task.")
-    return Results(tuple(sweep.run(specs, names, chosen, Path(out), say)))
+    staff = sweep.Staff(workers, ray, gpus_per_worker) if workers > 1 or ray else None
+    return Results(tuple(sweep.run(specs, names, chosen, Path(out), say, staff=staff)))
 
 
 def _several(value: str | Sequence[str] | None) -> list[str]:

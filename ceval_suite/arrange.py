@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -55,15 +56,12 @@ def named(
     """
     models = _models(board, summaries)
     left = {id(s): s for s in summaries if str(s["model"]) in models}
-    places: list[Place] = []
+    jobs: list[_Job] = []
     for title, column in board.columns.items():
-        if column.mean is not None:
-            places.append(_mean(title, column, places))
-            continue
         if column.published is not None and not _spoken(column.published, language):
             continue
         if column.task is None:
-            places.append(Place(title, column))
+            jobs.append(_Job(title, column))
             continue
         spoken = narrowed(title, column, language)
         if spoken is None:
@@ -71,7 +69,11 @@ def named(
         fitting = [s for s in left.values() if fits(column, s)]
         for summary in fitting:
             left.pop(id(summary))
-        places += _split(*spoken, fitting, lists)
+        jobs += _split(*spoken, fitting)
+    places: list[Place] = []
+    for place in _places(jobs, lists):
+        mean = place.column.mean
+        places.append(place if mean is None else _mean(place.title, place.column, places))
     places = [p for p in places if p.column.mean is None or p.standing is not None]
     if not any(p.standing or p.column.published for p in places):
         raise ConfigError(f"the board has no column in language '{language}'.")
@@ -90,17 +92,17 @@ def of_runs(
         ConfigError: the language leaves nothing.
         RunError: a model has two runs in one column.
     """
-    places: list[Place] = []
+    jobs: list[_Job] = []
     for key, title in titles.items():
         some = [s for s in summaries if s["protocol_sha256"] == key]
         column = Column(task=str(some[0]["task"]))
         spoken = narrowed(title, column, language)
         if spoken is not None:
-            places.append(_place(*spoken, some, lists, what=title))
-    if not places:
+            jobs.append(_Job(*spoken, some, what=title))
+    if not jobs:
         raise ConfigError(f"no run is of a benchmark in language '{language}'.")
     names = sorted({str(s["model"]) for s in summaries})
-    return Arranged(places, {name: Model() for name in names}, (), lists)
+    return Arranged(_places(jobs, lists), {name: Model() for name in names}, (), lists)
 
 
 def fits(column: Column, summary: Summary) -> bool:
@@ -149,30 +151,40 @@ def _spoken(published: str, language: str | None) -> bool:
     return narrowed("", Column(task=published), language) is not None
 
 
-def _split(
-    title: str, column: Column, summaries: Sequence[Summary], lists: Sequence[Exclusions]
-) -> list[Place]:
+@dataclass(frozen=True)
+class _Job:
+    """A column and the runs that stand in it; without any it only holds its place."""
+
+    title: str
+    column: Column
+    summaries: Iterable[Summary] | None = None
+    what: str = ""
+
+
+def _split(title: str, column: Column, summaries: Sequence[Summary]) -> list[_Job]:
     prints = sorted({str(s["protocol_sha256"]) for s in summaries})
     if len(prints) < 2:
-        return [_place(title, column, summaries, lists, what=title)]
-    out: list[Place] = []
+        return [_Job(title, column, summaries, title)]
+    out: list[_Job] = []
     for key in prints:
         some = [s for s in summaries if s["protocol_sha256"] == key]
         name = f"{title} #{key[:8]}"
-        out.append(_place(name, column, some, lists, what=name))
+        out.append(_Job(name, column, some, name))
     return out
 
 
-def _place(
-    title: str,
-    column: Column,
-    summaries: Iterable[Summary],
-    lists: Sequence[Exclusions],
-    what: str,
-) -> Place:
-    found = by_model(summaries, what)
-    less = standing(title, found, column, lists) if lists else None
-    return Place(title, column, standing(title, found, column), less)
+def _places(jobs: Sequence[_Job], lists: Sequence[Exclusions]) -> list[Place]:
+    """Columns in their order, two computed at a time: arrays of many models take the time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda job: _place(job, lists), jobs))
+
+
+def _place(job: _Job, lists: Sequence[Exclusions]) -> Place:
+    if job.summaries is None:
+        return Place(job.title, job.column)
+    found = by_model(job.summaries, job.what)
+    less = standing(job.title, found, job.column, lists) if lists else None
+    return Place(job.title, job.column, standing(job.title, found, job.column), less)
 
 
 def _mean(title: str, column: Column, places: Sequence[Place]) -> Place:

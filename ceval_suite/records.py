@@ -275,11 +275,12 @@ def _holders(folder: Path) -> list[Path]:
     found: list[Path] = []
     left = [str(folder)]
     while left:
+        here = left.pop()
         # one that is gone or may not be read holds no run of ours
-        with suppress(FileNotFoundError, PermissionError), os.scandir(left.pop()) as entries:
+        with suppress(FileNotFoundError, PermissionError), os.scandir(here) as entries:
             for entry in entries:
                 if entry.name == "run.json":
-                    found.append(Path(entry.path).parent)
+                    found.append(Path(here))
                 elif entry.is_dir(follow_symlinks=False):
                     left.append(entry.path)
     return sorted(found)

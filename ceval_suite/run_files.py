@@ -98,29 +98,38 @@ def read_json(path: Path, leave: Collection[str] = ()) -> dict[str, Any]:
     Raises:
         RunError: unreadable, not an object, or of another shape.
     """
-    remedy = REMEDIES.get(path.name, "put a copy of it back, or delete the run folder")
-    remedy = remedy.format(folder=shlex.quote(str(path.parent)))
     try:
         content = _without(path.read_bytes(), leave) if leave else decoded(path.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RunError(f"{path}: not readable as JSON ({reason}); {remedy}.") from error
+        raise RunError(f"{path}: not readable as JSON ({reason}); {_remedy(path)}.") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path}: not a JSON object; {remedy}.")
+        raise RunError(f"{path}: not a JSON object; {_remedy(path)}.")
     shape = SHAPES.get(path.name)
     # a folder of measured texts has a summary of its own
     if shape is not None and not BITS.fullmatch(path.parent.name):
         try:
             msgspec.convert(content, shape)
         except msgspec.ValidationError as error:
-            raise RunError(f"{path}: not as it is written here ({error}); {remedy}.") from error
+            raise RunError(
+                f"{path}: not as it is written here ({error}); {_remedy(path)}."
+            ) from error
     return content
+
+
+def _remedy(path: Path) -> str:
+    remedy = REMEDIES.get(path.name, "put a copy of it back, or delete the run folder")
+    return remedy.format(folder=shlex.quote(str(path.parent)))
+
+
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANY = msgspec.json.Decoder()
 
 
 def _without(content: bytes, leave: Collection[str]) -> Any:
     try:
-        raw = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        return {k: msgspec.json.decode(v) for k, v in raw.items() if k not in leave}
+        raw = _RAW.decode(content)
+        return {k: _ANY.decode(v) for k, v in raw.items() if k not in leave}
     except (msgspec.DecodeError, RecursionError):
         return decoded(content)
 

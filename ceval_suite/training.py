@@ -73,7 +73,7 @@ class Scores:
         for task, some in self.estimates().items():
             for name, found in some.items():
                 key = f"{prefix}/{task}/{name}"
-                out |= {key: found.value, f"{key}/low": found.low, f"{key}/high": found.high}
+                out |= {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
         return out
 
 
@@ -214,7 +214,7 @@ def score_live(
     >>> words = AutoTokenizer.from_pretrained(model)
     >>> scores = ceval_suite.score_live(net, words, "sample-mmlu", limit=1, shots=0, step=10)
     >>> sorted(scores.values())[:2]
-    ['ceval/sample-mmlu/acc/macro', 'ceval/sample-mmlu/acc/macro/high']
+    ['ceval/sample-mmlu/acc/macro', 'ceval/sample-mmlu/acc/macro_high']
 
     Raises:
         UserError: anything a user can put right, in one sentence.

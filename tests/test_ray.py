@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import ceval_suite
 from ceval_suite import backends, sweep
 from ceval_suite.backends import units
 from ceval_suite.errors import ModelError, UserError
@@ -142,6 +143,16 @@ def test_several_models_are_shared_and_a_broken_one_stops_no_other(
     assert {id: row for (name, id), row in found.items() if name == "tiny"} == expected
     assert {id: row for (name, id), row in found.items() if name == "again"} == expected
     assert "again: loading again" in lines
+
+
+def test_programs_have_workers_too(quick: None, spec: ModelSpec, tmp_path: Path) -> None:
+    options = {"dtype": "float32", "engine": "reproducible"}
+    found = ceval_suite.evaluate(
+        spec.path, TASKS[:1], shots=0, circular=True, workers=2, out=tmp_path, **options
+    )
+    (run,) = [read_json(folder / "run.json") for folder in found.folders]
+    assert run["engine"]["workers"]["size"] == 2
+    assert found.summaries[0]["circular"]
 
 
 def test_where_no_cluster_answers_one_sentence_says_so(spec: ModelSpec, tmp_path: Path) -> None:

@@ -24,9 +24,16 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")
 
 ROOT = Path(__file__).parents[1]
-TASKS = ("sample-mmlu", "sample-cmmlu", "sample-ceval", "sample-agieval", "sample-gaokao")
+BENCHMARKS = ("mmlu", "cmmlu", "ceval", "agieval", "gaokao")
 KILLS = int(os.environ.get("CEVAL_SUITE_KILLS", "6"))
 """50 take some minutes: `CEVAL_SUITE_KILLS=50 pytest tests/test_ray_kill.py`."""
+DATA = os.environ.get("CEVAL_SUITE_DATA")
+REAL = "CEVAL_SUITE_KILLS" in os.environ and DATA is not None
+"""Asked for by number, the kills strike runs of the benchmarks themselves, not of the samples."""
+ENGINE = os.environ.get("CEVAL_SUITE_KILLS_ENGINE", "scripted")
+"""`hf` has the workers open a real model, which takes each of them many seconds."""
+TASKS = BENCHMARKS if REAL else tuple(f"sample-{name}" for name in BENCHMARKS)
+CHOSEN = Selection(limit=2, data=DATA) if REAL else Selection()
 SEED = 50
 GROWTHS = (1, 600, 9000, 30000)
 PATIENCE = 300.0
@@ -41,7 +48,8 @@ from ceval_suite import backends, sweep
 from ceval_suite.backends import units
 from tests.hands import by_unit
 units.WORK = 3000
-backends.open_backend = by_unit
+if os.environ.get("CEVAL_SUITE_KILLS_ENGINE") != "hf":
+    backends.open_backend = by_unit
 print("ready", flush=True)
 for line in sys.stdin:
     argv, log = json.loads(line)
@@ -74,7 +82,8 @@ class Nursery:
     def __init__(self, model: Path, address: str, log: Path) -> None:
         self.log = log
         self._command = ["run", "--model", str(model), "--tasks", ",".join(TASKS)]
-        self._command += ["--ray", address, "--workers", "2"]
+        self._command += ["--ray", address, "--workers", "2", "--dtype", "float32"]
+        self._command += ["--limit", "2", "--data", str(DATA)] if REAL else []
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY],
             stdin=subprocess.PIPE,
@@ -178,7 +187,7 @@ def test_kills_of_workers_and_driver_lose_nothing_and_write_nothing_twice(
     assert nursery.end() == 0, nursery.log.read_text()
     whole = records(tmp_path / "whole")
     assert set(whole) == {
-        id for name in TASKS for item in prepare(name, Selection()).scored() for id in
+        id for name in TASKS for item in prepare(name, CHOSEN).scored() for id in
         item.record_ids()
     }  # fmt: skip
     rng = random.Random(SEED)
@@ -210,6 +219,9 @@ def test_kills_of_workers_and_driver_lose_nothing_and_write_nothing_twice(
         for path in (tmp_path / "whole").glob("*/*/summary.json"):
             (again,) = out.glob(f"*/{path.parent.name}/summary.json")
             assert read_json(again)["metrics"] == read_json(path)["metrics"]
-    print(f"{struck['worker']} workers and {struck['driver']} drivers killed in {round_} rounds")
+    print(
+        f"{len(whole)} records of {', '.join(TASKS)} ({ENGINE}): {struck['worker']} workers and "
+        f"{struck['driver']} drivers killed in {round_} rounds"
+    )
     assert struck["worker"] >= KILLS // 4
     assert struck["driver"] >= KILLS // 8

@@ -101,8 +101,8 @@ def test_its_records_equal_those_of_a_run_on_the_saved_checkpoint(
         )
         micro = separate["metrics"]["acc/micro"]
         assert logged["ceval/sample-mmlu/acc/micro"] == micro["value"]
-        assert logged["ceval/sample-mmlu/acc/micro/low"] == micro["low"]
-        assert logged["ceval/sample-mmlu/acc/micro/high"] == micro["high"]
+        assert logged["ceval/sample-mmlu/acc/micro_low"] == micro["low"]
+        assert logged["ceval/sample-mmlu/acc/micro_high"] == micro["high"]
 
 
 def picture(model: Any) -> list[tuple[Any, ...]]:
