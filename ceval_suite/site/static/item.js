@@ -95,7 +95,8 @@
         { label: t("margin"), title: t("margin.what"), numeric: true, cell: (row) => f.margin(found.index.margins[row.k][place]) },
         { label: t("mass"), title: t("mass.what"), numeric: true, cell: (row) => { const mass = results.models[row.k][1][at]; return mass === null ? f.MISSING : f.share(mass / 1000); } },
         { label: t("shotsshown"), numeric: true, cell: (row) => f.count(results.models[row.k][2][at]) },
-        { label: t("remarks"), cell: (row) => remarks(remark(row)) },
+        // a column that says nothing would only take room from the bars
+        ...(rows.some((row) => remarks(remark(row))) ? [{ label: t("remarks"), cell: (row) => remarks(remark(row)) }] : []),
       ],
     });
   }
