@@ -61,16 +61,22 @@ class ThreadHands:
         opener: Callable[[ModelSpec, Say], Backend],
         identify: Callable[[ModelSpec], dict[str, Any]] = lambda _: {},
         room: int | None = None,
+        stillborn: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.workers: dict[int, tuple[Worker, SimpleQueue[Any]]] = {}
         self.started = 0
         self.killed: list[int] = []
+        self.looked = 0
         self._opener, self._identify, self._room = opener, identify, room
+        self._stillborn = stillborn
 
     def start(self) -> int:
         self.started += 1
         number = self.started
+        if self._stillborn(number):
+            self.events.put(Event(number, "lost", "no such library"))
+            return number
         worker = Worker(self._opener, self._identify)
         if self._room is None or len(self.workers) < self._room:
             self.workers[number] = (worker, SimpleQueue())
@@ -116,6 +122,7 @@ class ThreadHands:
             return []
 
     def nowhere(self, waited: float) -> str | None:
+        self.looked += 1
         return "there is no room." if waited > 0.2 else None
 
     def close(self) -> None:

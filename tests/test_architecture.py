@@ -90,7 +90,7 @@ backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
-backends.scheduling
+backends.scheduling backends.about
 backends.hands
 backends.crew
 backends.ray

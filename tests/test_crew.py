@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
+from ceval_suite.backends.scheduling import DEATHS
 from ceval_suite.errors import ModelError, PromptError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
@@ -37,8 +39,9 @@ def crew(
     identify: Callable[[ModelSpec], dict[str, Any]] = lambda _: {},
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
     room: int | None = None,
+    stillborn: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[tuple[Crew, ThreadHands]]:
-    hands = ThreadHands(opener or (lambda *_: Told(before)), identify, room)
+    hands = ThreadHands(opener or (lambda *_: Told(before)), identify, room, stillborn)
     with Crew(hands, workers, lambda _: {}, patience=patience, coming=coming) as found:
         yield found, hands
 
@@ -129,6 +132,70 @@ def test_a_model_that_kills_three_workers_ends_the_run_with_its_name() -> None:
         ),
     ):
         found.open(SPEC, lambda _: None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_kills_its_workers_leaves_them_to_the_others(workers: int) -> None:
+    opened: list[str] = []
+
+    def opener(spec: ModelSpec, _: Say) -> Backend:
+        opened.append(spec.path)
+        if spec.path == "broken":
+            raise Death("out of memory")
+        return Told()
+
+    with crew(workers=workers, coming=2, opener=opener) as (found, _):
+        with pytest.raises(ModelError, match="broken: 3 workers in a row died opening it"):
+            found.open(ModelSpec(path="broken"), lambda _: None)
+        ended: list[bool] = []
+
+        def good() -> None:
+            answered(found.open(ModelSpec(path="good"), lambda _: None))
+            ended.append(True)
+
+        thread = threading.Thread(target=good, daemon=True)
+        thread.start()
+        thread.join(20)
+    assert ended == [True]
+    assert opened.count("broken") <= DEATHS + workers - 1
+
+
+def test_workers_that_die_before_they_are_ready_stop_no_healthy_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ceval_suite.backends.crew.PAUSE", 0.01)
+    lines: list[str] = []
+    with crew(lambda _: time.sleep(0.01), stillborn=lambda number: number > 1) as (found, hands):
+        answered(found.open(SPEC, lines.append))
+    assert hands.started > 2 + DEATHS
+    (line,) = lines
+    assert line.startswith("workers die before they can be told anything (no such library); others")
+
+
+def test_between_workers_that_die_before_they_are_ready_is_a_pause() -> None:
+    with crew(lambda _: time.sleep(0.01), stillborn=lambda number: number > 1) as (found, hands):
+        answered(found.open(SPEC, lambda _: None))
+        assert hands.started == 3
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_no_worker_becomes_ready_the_run_ends_with_the_reason(workers: int) -> None:
+    with (
+        crew(workers=workers, stillborn=lambda _: True) as (found, hands),
+        pytest.raises(
+            ModelError, match=r"workers die before they can be told anything \(no such library\)\."
+        ),
+    ):
+        found.open(SPEC, lambda _: None)
+    assert hands.started == 3
+
+
+def test_while_there_are_workers_nobody_looks_for_room() -> None:
+    with crew(lambda _: time.sleep(0.01)) as (found, hands):
+        backend = found.open(SPEC, lambda _: None)
+        before = hands.looked
+        answered(backend)
+        assert hands.looked == before
 
 
 @pytest.mark.parametrize("where", ["opening", "asking", "counting"])

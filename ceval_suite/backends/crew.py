@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from ceval_suite.backends.about import alike, merged
 from ceval_suite.backends.base import Say
 from ceval_suite.backends.hands import Event, Hands, Lost
 from ceval_suite.backends.scheduling import DEATHS, Order, Schedule, Worker
@@ -28,6 +29,9 @@ LOOK = 0.05
 
 CALLS = 3
 """Workers that are asked one small question, before it is given up."""
+
+PAUSE = 5.0
+"""Seconds until another worker is started, when one died before it could be told anything."""
 
 
 @dataclass
@@ -69,7 +73,7 @@ class Crew:
         self._jobs: list[_Job] = []
         self._starting: set[Worker] = set()
         self._stillborn = 0
-        self._alone = time.monotonic()
+        self._again = self._alone = time.monotonic()
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._why: BaseException = KeyboardInterrupt()
@@ -172,13 +176,15 @@ class Crew:
             self.stop(error)
 
     def _fill(self) -> None:
-        now = time.monotonic()
-        while len(self._schedule.workers) + len(self._starting) < self.size:
-            self._starting.add(self._hands.start())
-        if self._schedule.workers:
+        now, there = time.monotonic(), len(self._schedule.workers)
+        if now >= self._again or not (there or self._starting):
+            while there + len(self._starting) < self.size:
+                self._starting.add(self._hands.start())
+        if there:
             self._alone = now
+            return
         why = self._hands.nowhere(now - self._alone)
-        if why is not None and not self._schedule.workers:
+        if why is not None:
             raise ModelError(why)
 
     def _order(self) -> None:
@@ -235,9 +241,7 @@ class Crew:
     def _gone(self, worker: Worker, why: str) -> None:
         if worker in self._starting:
             self._starting.discard(worker)
-            self._stillborn += 1
-            if self._stillborn >= DEATHS:
-                raise ModelError(f"workers die before they can be told anything ({why}).")
+            self._never_ready(why)
             return
         order, hopeless = self._schedule.lost(worker)
         if order is None:
@@ -248,6 +252,15 @@ class Crew:
             job.inbox.put(Event(worker, "error", _hopeless(job, order, why)))
         else:
             job.say(f"a worker was lost ({why}); another does its work")
+
+    def _never_ready(self, why: str) -> None:
+        self._stillborn += 1
+        self._again = time.monotonic() + PAUSE
+        trouble = f"workers die before they can be told anything ({why})"
+        if self._stillborn >= DEATHS and not (self._starting or self._schedule.workers):
+            raise ModelError(f"{trouble}.")
+        if self._stillborn == DEATHS and self._jobs:
+            self._jobs[0].say(f"{trouble}; others do the work meanwhile")
 
 
 def _hopeless(job: _Job, order: Order, why: str) -> ModelError:
@@ -325,36 +338,6 @@ class CrewBackend:
             "asked": len(about),
             "hosts": sorted({str(one.get("host", "")) for one in about}),
             "lost": self._job.lost,
-            "alike": all(_numerics(one) == _numerics(about[0]) for one in about),
+            "alike": alike(about),
         }
-        return _merged(about) | {"workers": workers}
-
-
-def _numerics(about: dict[str, Any]) -> list[Any]:
-    """What decides the last bits of a number."""
-    return [about.get(key) for key in ("versions", "dtype", "kernels")]
-
-
-def _most(some: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
-    """The largest of each number."""
-    known = [one for one in some if one is not None]
-    if not known:
-        return None
-    return {key: max(one.get(key, 0) for one in known) for key in known[0]}
-
-
-def _sum(some: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(one.get(key, 0) for one in some) for key in some[0]}
-
-
-_MERGED: dict[str, Callable[[Sequence[Any]], Any]] = {"tokens": _sum, "peak_memory_bytes": _most}
-"""Numbers of each worker, and what becomes of them; all else is the first worker's."""
-
-
-def _merged(about: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    out = {k: v for k, v in about[0].items() if k != "host"}
-    for key, merge in _MERGED.items():
-        some = [one[key] for one in about if key in one]
-        if some:
-            out[key] = merge(some)
-    return out
+        return merged(about) | {"workers": workers}
