@@ -13,7 +13,7 @@ from typing import Any
 
 from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.hands import Event, Lost
+from ceval_suite.backends.hands import Answer, Event, Lost
 from ceval_suite.backends.ray import Worker
 from ceval_suite.backends.units import units
 from ceval_suite.errors import UserError
@@ -103,13 +103,30 @@ class ThreadHands:
         if worker in self.workers:
             self.workers[worker][1].put((spec, requests))
 
-    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Any:
+    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Answer:
         if worker not in self.workers:
-            raise Lost
-        found = self.workers[worker][0].call(name, *args, **options)
-        if isinstance(found, UserError):
-            raise found
-        return found
+            raise Lost("it is gone")
+        found: SimpleQueue[Any] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                found.put(self.workers[worker][0].call(name, *args, **options))
+            except Death as error:
+                self.workers.pop(worker)  # it is idle: nobody hears of it
+                found.put(Lost(str(error)))
+
+        threading.Thread(target=ask, daemon=True).start()
+
+        def answer(seconds: float) -> Any:
+            try:
+                value = found.get(timeout=seconds)
+            except Empty:
+                raise TimeoutError from None
+            if isinstance(value, UserError | Lost):
+                raise value
+            return value
+
+        return answer
 
     def kill(self, worker: int) -> None:
         self.killed.append(worker)

@@ -92,6 +92,7 @@ backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
 backends.scheduling backends.about
 backends.hands
+backends.jobs
 backends.crew
 backends.ray
 backends.__init__

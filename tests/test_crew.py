@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,70 @@ def test_a_hanging_worker_is_killed_and_replaced() -> None:
         answered(found.open(SPEC, lines.append))
     assert len(hands.killed) == 1
     assert lines == ["a worker was lost (it said nothing for 2 s); another does its work"]
+
+
+def counting(*trouble: Callable[[], None]) -> Callable[[ModelSpec, Say], Backend]:
+    """Opens backends of which the first ones do this when they are asked to count."""
+    left = list(trouble)
+
+    class Counting(Told):
+        def count_tokens(self, texts: Sequence[str], **options: Any) -> list[int]:
+            if left:
+                left.pop(0)()
+            return super().count_tokens(texts, **options)
+
+    return lambda *_: Counting()
+
+
+def test_a_worker_that_hangs_in_a_small_question_is_killed_and_another_asked() -> None:
+    never = threading.Event()
+    lines: list[str] = []
+    opener = counting(lambda: never.wait() and None)
+    with crew(opener=opener, workers=1, patience=0.5) as (found, hands):
+        backend = found.open(SPEC, lines.append)
+        assert backend.count_tokens(["abc"]) == [3]
+        answered(backend)
+        assert backend.describe()["workers"]["lost"] == 1
+    assert hands.killed == [1]
+    assert lines == ["a worker was lost (it said nothing for 0.5 s); another does its work"]
+
+
+def test_a_worker_that_dies_of_a_small_question_is_replaced_and_three_end_the_run() -> None:
+    lines: list[str] = []
+    with crew(opener=counting(die, die), workers=1) as (found, hands):
+        backend = found.open(SPEC, lines.append)
+        assert backend.count_tokens(["abc"]) == [3]
+        answered(backend)
+    assert hands.started == 3
+    assert lines == ["a worker was lost (struck by lightning); another does its work"] * 2
+    with crew(opener=counting(die, die, die)) as (found, _):
+        backend = found.open(SPEC, lines.append)
+        with pytest.raises(ModelError, match="workers that are asked about it die"):
+            backend.count_tokens(["abc"])
+
+
+def test_an_interrupt_reaches_whoever_waits_for_a_small_question() -> None:
+    never, hangs = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def hang() -> None:
+        hangs.set()
+        never.wait()
+
+    def one(found: Crew) -> None:
+        backend = found.open(SPEC, lambda _: None)
+        try:
+            backend.count_tokens(["a"])
+        except KeyboardInterrupt as error:
+            raised.append(error)
+
+    with crew(opener=counting(hang)) as (found, _):
+        thread = threading.Thread(target=one, args=(found,), daemon=True)
+        thread.start()
+        hangs.wait(10)
+        found.stop(KeyboardInterrupt())
+        thread.join(10)
+    assert len(raised) == 1
 
 
 def test_a_unit_that_kills_three_workers_ends_the_run_with_its_first_item() -> None:

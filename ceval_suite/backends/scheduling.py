@@ -107,6 +107,10 @@ class Schedule:
         self._jobs[job].closed = True
         self._jobs[job].queues = {}
 
+    def closed(self, job: int) -> bool:
+        """Whether nothing of the job is wanted any more."""
+        return self._jobs[job].closed
+
     def having(self, job: int) -> list[Worker]:
         """Workers that have the job's model open."""
         return [
