@@ -112,7 +112,7 @@ def evaluate(
     names = _several(tasks)
     if not (specs and names):
         raise ConfigError("evaluate needs at least one model and one task.")
-    staff = sweep.Staff(workers, ray, gpus_per_worker) if workers > 1 or ray else None
+    staff = sweep.staff(workers, ray, gpus_per_worker)
     return Results(tuple(sweep.run(specs, names, chosen, Path(out), say, staff=staff)))
 
 

@@ -30,7 +30,7 @@ from ceval_suite.cli_report import report
 from ceval_suite.cli_runs import runs
 from ceval_suite.cli_tokenizer import app as tokenizer_app
 from ceval_suite.cli_watch import watch
-from ceval_suite.cli_workers import Gpus, Patience, Ray, Workers, staff
+from ceval_suite.cli_workers import Gpus, Patience, Ray, Workers
 from ceval_suite.errors import ConfigError, unknown
 from ceval_suite.outcome import say
 
@@ -220,7 +220,7 @@ def run(
     workers: Workers = 1,
     ray: Ray = None,
     gpus: Gpus = None,
-    patience: Patience = 1800,
+    patience: Patience = None,
     as_json: Json = False,
 ) -> None:
     """Score models on tasks; records are kept as they come and never computed twice."""
@@ -236,13 +236,13 @@ def run(
     options = {"dtype": dtype, "device": device, "max_length": max_length}
     specs = sweep.models(model, options | {"memory": memory, "engine": engine})
     time = None if budget is None else seconds_of(budget)
+    staff = sweep.staff(workers, ray, gpus, patience)
     ensure(listed(tasks), data)
     if dry_run:
         plan(specs, listed(tasks), chosen, out, say, measure=probe, budget=time, as_json=as_json)
         return
-    by = staff(workers, ray, gpus, patience)
     folders = sweep.run(
-        specs, listed(tasks), chosen, out, say, verify, same=same, staff=by, budget=time
+        specs, listed(tasks), chosen, out, say, verify, same=same, staff=staff, budget=time
     )
     _results(folders, as_json)
 

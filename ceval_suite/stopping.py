@@ -25,6 +25,8 @@ class _State:
 
 
 _state = _State()
+_counting = threading.Lock()
+"""Several threads make records at once; the signal's handler only reads, and needs no lock."""
 
 
 def listen() -> None:
@@ -67,13 +69,18 @@ def grace() -> Generator[None, None, None]:
     Raises:
         KeyboardInterrupt: on leaving, where somebody asked for the end.
     """
-    _state.within += 1
+    _count(1)
     try:
         yield
         point()
     finally:
-        _state.within -= 1
+        _count(-1)
         main = threading.current_thread() is threading.main_thread()
         if not _state.within and _state.asked and main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             _state.asked = False
+
+
+def _count(by: int) -> None:
+    with _counting:
+        _state.within += by

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ceval_suite.backends import counting, open_crew
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
 from ceval_suite.budget import Opener, settle
-from ceval_suite.errors import ConfigError
+from ceval_suite.errors import ConfigError, UserError
 from ceval_suite.fitting import same_shots
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
@@ -32,6 +32,29 @@ class Staff:
     address: str | None = None
     gpus: float | None = None
     patience: float = SILENT
+
+
+def staff(
+    workers: int, address: str | None, gpus: float | None = None, patience: float | None = None
+) -> Staff | None:
+    """What there is to know of the workers; None where this process works alone.
+
+    Raises:
+        ConfigError: something is said of workers, and there are none.
+    """
+    if workers > 1 or address:
+        return Staff(workers, address, gpus, SILENT if patience is None else patience)
+    if gpus is not None:
+        raise ConfigError(
+            "--gpus-per-worker is each worker's share, and there are none; give --workers 2, or "
+            "--ray with a cluster (in one process, --device names the GPU)."
+        )
+    if patience is not None:
+        raise ConfigError(
+            "--worker-timeout is for workers, and there are none; give --workers 2, or --ray with "
+            "a cluster, or leave it out."
+        )
+    return None
 
 
 def models(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -132,7 +155,8 @@ def _by_workers(
 ) -> list[Path]:
     """All models at once; a worker that is done with one opens the next.
 
-    A model that fails stops no other one; its error is raised when all have ended.
+    A model that fails stops no other one; when all have ended, its error is raised, and of several
+    the first, once the others' are said.
     """
     specs = {name: _shareable(name, spec) for name, spec in specs.items()}
     gpus = staff.gpus
@@ -162,7 +186,19 @@ def _by_workers(
             for future in futures:
                 future.cancel()
             raise
+    _say_failed(list(specs), futures, items.watch().say)
     return [folder for future in futures for folder in future.result()]
+
+
+def _say_failed(names: Sequence[str], futures: Sequence[Future[list[Path]]], say: Say) -> None:
+    """Why each model failed but the first of them, whose error is raised."""
+    errors = [(n, e) for n, f in zip(names, futures, strict=True) if (e := f.exception())]
+    said = {str(error) for _, error in errors[:1]}
+    for name, error in errors[1:]:
+        if str(error) not in said:  # what ends the crew ends all models
+            said.add(str(error))
+            user = isinstance(error, UserError)
+            say(f"{name}: {error}" if user else f"{name}: {type(error).__name__}: {error}")
 
 
 def _one(

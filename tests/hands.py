@@ -13,7 +13,7 @@ from typing import Any
 
 from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.hands import Event, Lost
+from ceval_suite.backends.hands import Answer, Event, Lost
 from ceval_suite.backends.ray import Worker
 from ceval_suite.backends.units import units
 from ceval_suite.errors import UserError
@@ -61,16 +61,22 @@ class ThreadHands:
         opener: Callable[[ModelSpec, Say], Backend],
         identify: Callable[[ModelSpec], dict[str, Any]] = lambda _: {},
         room: int | None = None,
+        stillborn: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.workers: dict[int, tuple[Worker, SimpleQueue[Any]]] = {}
         self.started = 0
         self.killed: list[int] = []
+        self.looked = 0
         self._opener, self._identify, self._room = opener, identify, room
+        self._stillborn = stillborn
 
     def start(self) -> int:
         self.started += 1
         number = self.started
+        if self._stillborn(number):
+            self.events.put(Event(number, "lost", "no such library"))
+            return number
         worker = Worker(self._opener, self._identify)
         if self._room is None or len(self.workers) < self._room:
             self.workers[number] = (worker, SimpleQueue())
@@ -97,13 +103,30 @@ class ThreadHands:
         if worker in self.workers:
             self.workers[worker][1].put((spec, requests))
 
-    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Any:
+    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Answer:
         if worker not in self.workers:
-            raise Lost
-        found = self.workers[worker][0].call(name, *args, **options)
-        if isinstance(found, UserError):
-            raise found
-        return found
+            raise Lost("it is gone")
+        found: SimpleQueue[Any] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                found.put(self.workers[worker][0].call(name, *args, **options))
+            except Death as error:
+                self.workers.pop(worker)  # it is idle: nobody hears of it
+                found.put(Lost(str(error)))
+
+        threading.Thread(target=ask, daemon=True).start()
+
+        def answer(seconds: float) -> Any:
+            try:
+                value = found.get(timeout=seconds)
+            except Empty:
+                raise TimeoutError from None
+            if isinstance(value, UserError | Lost):
+                raise value
+            return value
+
+        return answer
 
     def kill(self, worker: int) -> None:
         self.killed.append(worker)
@@ -116,6 +139,7 @@ class ThreadHands:
             return []
 
     def nowhere(self, waited: float) -> str | None:
+        self.looked += 1
         return "there is no room." if waited > 0.2 else None
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Started by torchrun: a few steps of training in several processes, scored in their midst.
 
 python -m torch.distributed.run … tests/rank_training.py KIND TOKENIZER OUT, KIND one of ddp, fsdp,
-fully_shard; all processes print their losses with and without the scoring.
+fully_shard; all processes print their losses with and without the scoring. Where KIND is alone, the
+second process meets an error that the first does not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from transformers import AutoTokenizer
 
 from ceval_suite import DataError, ModelError, score_live
+from ceval_suite.backends import live
 from tests import training_jobs as jobs
 
 
@@ -91,11 +93,27 @@ def trouble(model: Any, tokenizer: Any, out: Path) -> None:
         score_live(model, None, "sample-mmlu")
 
 
+def alone(tokenizer: Any) -> None:
+    """Under fully_shard, a pass ends in the second process, in its midst."""
+    model = wrapped("fully_shard", jobs.model(tokenizer))
+
+    def fail(*_: Any) -> None:
+        raise ValueError("met by one")
+
+    if dist.get_rank() == 1:
+        model.model.layers[0].mlp.register_forward_pre_hook(fail)
+    live.ALONE = 1.0
+    score_live(model, tokenizer, "sample-mmlu", shots=0, limit=1)
+
+
 def main() -> None:
     kind, place, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     tokenizer = AutoTokenizer.from_pretrained(place)
+    if kind == "alone":
+        alone(tokenizer)
+        return
     found = [train(kind, tokenizer, out, scored=scored) for scored in (True, False)]
     line = json.dumps({"rank": dist.get_rank(), "losses": found})
     (out / f"losses-{dist.get_rank()}.json").write_text(line)

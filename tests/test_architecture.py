@@ -90,8 +90,9 @@ backends.composing backends.gathering
 backends.hf backends.proof
 backends.writer backends.live
 backends.server backends.lm_eval backends.vllm
-backends.scheduling
+backends.scheduling backends.about
 backends.hands
+backends.jobs
 backends.crew
 backends.ray
 backends.__init__

@@ -699,3 +699,10 @@ def test_data_fetch_of_a_sample_says_that_it_ships(call: Cli) -> None:
     found = call("data", "fetch", "sample-mmlu")
     assert found.code == 0
     assert "ships with ceval-suite" in found.err
+
+
+@pytest.mark.parametrize("option", ["--gpus-per-worker", "--worker-timeout"])
+def test_options_of_workers_without_workers_are_refused(call: Cli, option: str) -> None:
+    found = call("run", "--model", "smollm2-135m", "--tasks", "sample-mmlu", option, "2")
+    assert found.code == 1
+    assert f"{option} is" in found.err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
+from ceval_suite.backends.scheduling import DEATHS
 from ceval_suite.errors import ModelError, PromptError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
@@ -37,8 +39,9 @@ def crew(
     identify: Callable[[ModelSpec], dict[str, Any]] = lambda _: {},
     opener: Callable[[ModelSpec, Say], Backend] | None = None,
     room: int | None = None,
+    stillborn: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[tuple[Crew, ThreadHands]]:
-    hands = ThreadHands(opener or (lambda *_: Told(before)), identify, room)
+    hands = ThreadHands(opener or (lambda *_: Told(before)), identify, room, stillborn)
     with Crew(hands, workers, lambda _: {}, patience=patience, coming=coming) as found:
         yield found, hands
 
@@ -103,6 +106,70 @@ def test_a_hanging_worker_is_killed_and_replaced() -> None:
     assert lines == ["a worker was lost (it said nothing for 2 s); another does its work"]
 
 
+def counting(*trouble: Callable[[], None]) -> Callable[[ModelSpec, Say], Backend]:
+    """Opens backends of which the first ones do this when they are asked to count."""
+    left = list(trouble)
+
+    class Counting(Told):
+        def count_tokens(self, texts: Sequence[str], **options: Any) -> list[int]:
+            if left:
+                left.pop(0)()
+            return super().count_tokens(texts, **options)
+
+    return lambda *_: Counting()
+
+
+def test_a_worker_that_hangs_in_a_small_question_is_killed_and_another_asked() -> None:
+    never = threading.Event()
+    lines: list[str] = []
+    opener = counting(lambda: never.wait() and None)
+    with crew(opener=opener, workers=1, patience=0.5) as (found, hands):
+        backend = found.open(SPEC, lines.append)
+        assert backend.count_tokens(["abc"]) == [3]
+        answered(backend)
+        assert backend.describe()["workers"]["lost"] == 1
+    assert hands.killed == [1]
+    assert lines == ["a worker was lost (it said nothing for 0.5 s); another does its work"]
+
+
+def test_a_worker_that_dies_of_a_small_question_is_replaced_and_three_end_the_run() -> None:
+    lines: list[str] = []
+    with crew(opener=counting(die, die), workers=1) as (found, hands):
+        backend = found.open(SPEC, lines.append)
+        assert backend.count_tokens(["abc"]) == [3]
+        answered(backend)
+    assert hands.started == 3
+    assert lines == ["a worker was lost (struck by lightning); another does its work"] * 2
+    with crew(opener=counting(die, die, die)) as (found, _):
+        backend = found.open(SPEC, lines.append)
+        with pytest.raises(ModelError, match="workers that are asked about it die"):
+            backend.count_tokens(["abc"])
+
+
+def test_an_interrupt_reaches_whoever_waits_for_a_small_question() -> None:
+    never, hangs = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def hang() -> None:
+        hangs.set()
+        never.wait()
+
+    def one(found: Crew) -> None:
+        backend = found.open(SPEC, lambda _: None)
+        try:
+            backend.count_tokens(["a"])
+        except KeyboardInterrupt as error:
+            raised.append(error)
+
+    with crew(opener=counting(hang)) as (found, _):
+        thread = threading.Thread(target=one, args=(found,), daemon=True)
+        thread.start()
+        hangs.wait(10)
+        found.stop(KeyboardInterrupt())
+        thread.join(10)
+    assert len(raised) == 1
+
+
 def test_a_unit_that_kills_three_workers_ends_the_run_with_its_first_item() -> None:
     def before(request: Request) -> None:
         if request.id == "t/19":
@@ -129,6 +196,70 @@ def test_a_model_that_kills_three_workers_ends_the_run_with_its_name() -> None:
         ),
     ):
         found.open(SPEC, lambda _: None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_that_kills_its_workers_leaves_them_to_the_others(workers: int) -> None:
+    opened: list[str] = []
+
+    def opener(spec: ModelSpec, _: Say) -> Backend:
+        opened.append(spec.path)
+        if spec.path == "broken":
+            raise Death("out of memory")
+        return Told()
+
+    with crew(workers=workers, coming=2, opener=opener) as (found, _):
+        with pytest.raises(ModelError, match="broken: 3 workers in a row died opening it"):
+            found.open(ModelSpec(path="broken"), lambda _: None)
+        ended: list[bool] = []
+
+        def good() -> None:
+            answered(found.open(ModelSpec(path="good"), lambda _: None))
+            ended.append(True)
+
+        thread = threading.Thread(target=good, daemon=True)
+        thread.start()
+        thread.join(20)
+    assert ended == [True]
+    assert opened.count("broken") <= DEATHS + workers - 1
+
+
+def test_workers_that_die_before_they_are_ready_stop_no_healthy_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ceval_suite.backends.crew.PAUSE", 0.01)
+    lines: list[str] = []
+    with crew(lambda _: time.sleep(0.01), stillborn=lambda number: number > 1) as (found, hands):
+        answered(found.open(SPEC, lines.append))
+    assert hands.started > 2 + DEATHS
+    (line,) = lines
+    assert line.startswith("workers die before they can be told anything (no such library); others")
+
+
+def test_between_workers_that_die_before_they_are_ready_is_a_pause() -> None:
+    with crew(lambda _: time.sleep(0.01), stillborn=lambda number: number > 1) as (found, hands):
+        answered(found.open(SPEC, lambda _: None))
+        assert hands.started == 3
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_no_worker_becomes_ready_the_run_ends_with_the_reason(workers: int) -> None:
+    with (
+        crew(workers=workers, stillborn=lambda _: True) as (found, hands),
+        pytest.raises(
+            ModelError, match=r"workers die before they can be told anything \(no such library\)\."
+        ),
+    ):
+        found.open(SPEC, lambda _: None)
+    assert hands.started == 3
+
+
+def test_while_there_are_workers_nobody_looks_for_room() -> None:
+    with crew(lambda _: time.sleep(0.01)) as (found, hands):
+        backend = found.open(SPEC, lambda _: None)
+        before = hands.looked
+        answered(backend)
+        assert hands.looked == before
 
 
 @pytest.mark.parametrize("where", ["opening", "asking", "counting"])

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ceval_suite import beacon, terminal
+from ceval_suite import beacon, stopping, terminal
 from ceval_suite.records import RunFolder, read_json
 from tests import faulty
 from tests.faulty import Bench, Hashed, kill, records_in
@@ -292,6 +292,43 @@ def test_who_has_no_places_to_stop_is_ended_when_the_grace_is_over(
     assert bench.score(model).code == 130
     assert time.monotonic() - begun < 30
     assert len(records_in(bench.run)) == 2
+
+
+def test_threads_that_come_and_go_at_once_are_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """Between reading the number and writing it, every other thread has its turn."""
+
+        asked = False
+        number = 0
+
+        @property
+        def within(self) -> int:
+            found = self.number
+            time.sleep(0.01)
+            return found
+
+        @within.setter
+        def within(self, value: int) -> None:
+            self.number = value
+
+    state = Slow()
+    monkeypatch.setattr(stopping, "_state", state)
+    inside = threading.Barrier(5, timeout=30)
+
+    def records() -> None:
+        with stopping.grace():
+            inside.wait()
+            inside.wait()
+
+    threads = [threading.Thread(target=records) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    assert state.number == 4
+    inside.wait()
+    for thread in threads:
+        thread.join()
+    assert state.number == 0
 
 
 # the examples

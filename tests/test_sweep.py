@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ceval_suite.errors import ConfigError, ModelError
+from ceval_suite import backends, sweep
+from ceval_suite.backends.crew import Crew
+from ceval_suite.errors import ConfigError, ModelError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Prepared, Selection, prepare
 from ceval_suite.records import read_json, read_records
 from ceval_suite.run import Watch, evaluate
 from ceval_suite.schema import Record
 from ceval_suite.sweep import selections
+from tests.hands import ThreadHands, by_unit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -453,3 +456,33 @@ def test_the_command_line_takes_lists_memory_engine_and_verify(
         assert "loading" not in err
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_of_several_models_that_fail_by_workers_each_says_why(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crew(workers: int, *, patience: float, coming: int, **_: Any) -> Crew:
+        hands = ThreadHands(by_unit, backends.identify)
+        return Crew(hands, workers, backends.identify, patience=patience, coming=coming)
+
+    monkeypatch.setattr(sweep, "open_crew", crew)
+    specs = {name: ModelSpec(path=str(tmp_path / name)) for name in ("away", "gone", "lost")}
+    specs["here"] = ModelSpec(path=str(tiny_model))
+    lines: list[str] = []
+    out = tmp_path / "runs"
+    with pytest.raises(UserError, match="away"):
+        sweep.run(specs, ["sample-mmlu"], [Selection()], out, lines.append, staff=sweep.Staff(2))
+    failed = [line for line in lines if str(tmp_path) in line]
+    assert [line.split(": ")[0] for line in failed] == ["gone", "lost"]
+    assert all(f"/{name}" in line for name, line in zip(("gone", "lost"), failed, strict=True))
+    assert len(list(out.glob("here/*/summary.json"))) == 1
+
+
+def test_what_is_said_of_workers_is_refused_where_there_are_none() -> None:
+    assert sweep.staff(1, None) is None
+    assert sweep.staff(2, None) == sweep.Staff(2, patience=sweep.SILENT)
+    assert sweep.staff(1, "auto", 0.5, 60) == sweep.Staff(1, "auto", 0.5, 60)
+    with pytest.raises(ConfigError, match=r"--gpus-per-worker is .* give --workers 2, or --ray"):
+        sweep.staff(1, None, 2)
+    with pytest.raises(ConfigError, match=r"--worker-timeout is .* give --workers 2, or --ray"):
+        sweep.staff(1, None, None, 60)

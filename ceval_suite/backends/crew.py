@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from ceval_suite.backends.about import alike, merged
 from ceval_suite.backends.base import Say
-from ceval_suite.backends.hands import Event, Hands, Lost
-from ceval_suite.backends.scheduling import DEATHS, Order, Schedule, Worker
+from ceval_suite.backends.hands import Answer, Event, Hands, Lost
+from ceval_suite.backends.jobs import Job
+from ceval_suite.backends.scheduling import DEATHS, Schedule, Worker
 from ceval_suite.backends.units import cost, units
 from ceval_suite.errors import ModelError
 from ceval_suite.model_spec import ModelSpec
@@ -27,22 +27,10 @@ LOOK = 0.05
 """Seconds between two looks at what callers want, while workers say nothing."""
 
 CALLS = 3
-"""Workers that are asked one small question, before it is given up."""
+"""Workers that are asked one small question, and lost over it, before it is given up."""
 
-
-@dataclass
-class _Job:
-    """One model that is asked: what came of it, for the thread that asks."""
-
-    number: int
-    spec: ModelSpec
-    say: Say
-    identity: dict[str, Any]
-    inbox: SimpleQueue[Event] = field(default_factory=SimpleQueue[Event])
-    units: list[list[Request]] = field(default_factory=list[list[Request]])
-    about: dict[Worker, dict[str, Any]] = field(default_factory=dict[Worker, dict[str, Any]])
-    opened: dict[str, Any] = field(default_factory=dict[str, Any])
-    lost: int = 0
+PAUSE = 5.0
+"""Seconds until another worker is started, when one died before it could be told anything."""
 
 
 class Crew:
@@ -66,10 +54,12 @@ class Crew:
         self._identify = identify
         self._schedule = Schedule(patience, coming)
         self._patience = patience
-        self._jobs: list[_Job] = []
+        self._silent = f"it said nothing for {patience:g} s"
+        self._jobs: list[Job] = []
         self._starting: set[Worker] = set()
+        self._useless: dict[Worker, str] = {}
         self._stillborn = 0
-        self._alone = time.monotonic()
+        self._again = self._alone = time.monotonic()
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._why: BaseException = KeyboardInterrupt()
@@ -111,47 +101,64 @@ class Crew:
         """
         identity = self._identify(spec)
         with self._lock:
-            if self._stop.is_set():
-                raise self._why
-            job = _Job(self._schedule.add(), spec, say, identity)
+            self._go_on()
+            job = Job(self._schedule.add(), spec, say, identity)
             self._jobs.append(job)
-        _next(job)
+        job.next()
         return CrewBackend(self, job)
 
-    def give(self, job: _Job, some: list[list[Request]]) -> None:
+    def give(self, job: Job, some: list[list[Request]]) -> None:
         """Have the units of a job computed."""
         with self._lock:
             job.units = some
             self._schedule.give(job.number, [cost(unit) for unit in some])
 
-    def close(self, job: _Job) -> None:
+    def close(self, job: Job) -> None:
         """Nothing more will be asked of a job's model; its workers are free for others."""
         with self._lock:
             self._schedule.close(job.number)
 
-    def call(self, job: _Job, name: str, *args: Any, **options: Any) -> Any:
+    def call(self, job: Job, name: str, *args: Any, **options: Any) -> Any:
         """What any worker's backend answers to a small question."""
-        tried, last = 0, time.monotonic()
-        while tried < CALLS and time.monotonic() - last < self._patience:
-            with self._lock:
-                having = self._schedule.having(job.number)
-            if not having:  # it died just now; another is opening the model
-                time.sleep(LOOK)
-                self._raise(job)
-                continue
+        for _ in range(CALLS):
+            worker = self._holder(job)
             try:
-                return self._hands.call(having[0], name, *args, **options)
-            except Lost:
-                tried += 1
-                time.sleep(LOOK)
+                return self._answer(self._hands.call(worker, name, *args, **options))
+            except Lost as error:
+                with self._lock:
+                    self._useless[worker] = str(error)
+                    job.lose(str(error))
         raise ModelError(f"{job.spec.path}: workers that are asked about it die; see their logs.")
 
-    @staticmethod
-    def _raise(job: _Job) -> None:
-        if not job.inbox.empty():
-            event = job.inbox.get()
-            if event.kind == "error":
-                raise event.value
+    def _holder(self, job: Job) -> Worker:
+        """A worker that has the job's model open, as soon as there is one."""
+        while True:
+            self._go_on()
+            with self._lock:
+                closed = self._schedule.closed(job.number)
+                for worker in self._schedule.having(job.number):
+                    if worker not in self._useless:
+                        return worker
+            # it died just now; another is opening the model
+            if not job.inbox.empty():
+                job.next()
+            elif closed:
+                raise ModelError(f"{job.spec.path}: no worker has it open any more.")
+            time.sleep(LOOK)
+
+    def _answer(self, answer: Answer) -> Any:
+        begun = time.monotonic()
+        while True:
+            try:
+                return answer(LOOK)
+            except TimeoutError:
+                self._go_on()
+                if time.monotonic() - begun > self._patience:
+                    raise Lost(self._silent) from None
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise self._why
 
     # the thread
 
@@ -165,20 +172,20 @@ class Crew:
                     with self._lock:
                         self._note(event)
                 with self._lock:
-                    for worker in self._schedule.overdue(time.monotonic()):
-                        self._hands.kill(worker)
-                        self._gone(worker, f"it said nothing for {self._patience:g} s")
+                    self._end()
         except BaseException as error:
             self.stop(error)
 
     def _fill(self) -> None:
-        now = time.monotonic()
-        while len(self._schedule.workers) + len(self._starting) < self.size:
-            self._starting.add(self._hands.start())
-        if self._schedule.workers:
+        now, there = time.monotonic(), len(self._schedule.workers)
+        if now >= self._again or not (there or self._starting):
+            while there + len(self._starting) < self.size:
+                self._starting.add(self._hands.start())
+        if there:
             self._alone = now
+            return
         why = self._hands.nowhere(now - self._alone)
-        if why is not None and not self._schedule.workers:
+        if why is not None:
             raise ModelError(why)
 
     def _order(self) -> None:
@@ -189,6 +196,15 @@ class Crew:
                 job = self._jobs[order.job]
                 some = None if order.unit is None else job.units[order.unit]
                 self._hands.tell(worker, job.spec, some)
+
+    def _end(self) -> None:
+        """Workers that hang are killed, and those that are gone without a word given up."""
+        useless, self._useless = self._useless, {}
+        useless |= dict.fromkeys(self._schedule.overdue(time.monotonic()), self._silent)
+        for worker, why in useless.items():
+            if worker in self._schedule.workers:
+                self._hands.kill(worker)
+                self._gone(worker, why)
 
     def _note(self, event: Event) -> None:
         worker, now = event.worker, time.monotonic()
@@ -214,7 +230,7 @@ class Crew:
         else:
             self._done(job, event, now)
 
-    def _done(self, job: _Job, event: Event, now: float) -> None:
+    def _done(self, job: Job, event: Event, now: float) -> None:
         about = dict(event.value)
         identity = about.pop("identity", job.identity)
         if identity != job.identity:
@@ -235,42 +251,31 @@ class Crew:
     def _gone(self, worker: Worker, why: str) -> None:
         if worker in self._starting:
             self._starting.discard(worker)
-            self._stillborn += 1
-            if self._stillborn >= DEATHS:
-                raise ModelError(f"workers die before they can be told anything ({why}).")
+            self._never_ready(why)
             return
         order, hopeless = self._schedule.lost(worker)
         if order is None:
             return
         job = self._jobs[order.job]
-        job.lost += 1
         if hopeless:
-            job.inbox.put(Event(worker, "error", _hopeless(job, order, why)))
+            job.give_up(worker, order, why)
         else:
-            job.say(f"a worker was lost ({why}); another does its work")
+            job.lose(why)
 
-
-def _hopeless(job: _Job, order: Order, why: str) -> ModelError:
-    if order.unit is None:
-        return ModelError(f"{job.spec.path}: {DEATHS} workers in a row died opening it ({why}).")
-    first = job.units[order.unit][0].id
-    return ModelError(
-        f"{first}: {DEATHS} workers in a row died on the {len(job.units[order.unit])} items from "
-        f"this one on ({why}); finished records are kept."
-    )
-
-
-def _next(job: _Job) -> Event:
-    event = job.inbox.get()
-    if event.kind == "error":
-        raise event.value
-    return event
+    def _never_ready(self, why: str) -> None:
+        self._stillborn += 1
+        self._again = time.monotonic() + PAUSE
+        trouble = f"workers die before they can be told anything ({why})"
+        if self._stillborn >= DEATHS and not (self._starting or self._schedule.workers):
+            raise ModelError(f"{trouble}.")
+        if self._stillborn == DEATHS and self._jobs:
+            self._jobs[0].say(f"{trouble}; others do the work meanwhile")
 
 
 class CrewBackend:
     """One model, asked through the workers of a crew."""
 
-    def __init__(self, crew: Crew, job: _Job) -> None:
+    def __init__(self, crew: Crew, job: Job) -> None:
         self._crew = crew
         self._job = job
         self.max_length = int(job.opened["max_length"])
@@ -300,7 +305,7 @@ class CrewBackend:
         some = units(requests)
         self._crew.give(self._job, some)
         while missing:
-            event = _next(self._job)
+            event = self._job.next()
             if event.kind == "replies":
                 # a unit that killed a worker is computed whole once more
                 for reply in event.value:
@@ -325,36 +330,6 @@ class CrewBackend:
             "asked": len(about),
             "hosts": sorted({str(one.get("host", "")) for one in about}),
             "lost": self._job.lost,
-            "alike": all(_numerics(one) == _numerics(about[0]) for one in about),
+            "alike": alike(about),
         }
-        return _merged(about) | {"workers": workers}
-
-
-def _numerics(about: dict[str, Any]) -> list[Any]:
-    """What decides the last bits of a number."""
-    return [about.get(key) for key in ("versions", "dtype", "kernels")]
-
-
-def _most(some: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
-    """The largest of each number."""
-    known = [one for one in some if one is not None]
-    if not known:
-        return None
-    return {key: max(one.get(key, 0) for one in known) for key in known[0]}
-
-
-def _sum(some: Sequence[dict[str, int]]) -> dict[str, int]:
-    return {key: sum(one.get(key, 0) for one in some) for key in some[0]}
-
-
-_MERGED: dict[str, Callable[[Sequence[Any]], Any]] = {"tokens": _sum, "peak_memory_bytes": _most}
-"""Numbers of each worker, and what becomes of them; all else is the first worker's."""
-
-
-def _merged(about: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    out = {k: v for k, v in about[0].items() if k != "host"}
-    for key, merge in _MERGED.items():
-        some = [one[key] for one in about if key in one]
-        if some:
-            out[key] = merge(some)
-    return out
+        return merged(about) | {"workers": workers}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,8 +29,15 @@ class Lost(Exception):
     """A worker that was asked something is gone."""
 
 
+Answer = Callable[[float], Any]
+"""What a worker's backend returns, when it comes within so many seconds.
+
+Raises `TimeoutError`, `Lost`, or the user error of the backend.
+"""
+
+
 class Hands(Protocol):
-    """Starts workers, and tells them what to do; nothing waits but `wait` and `call`."""
+    """Starts workers, and tells them what to do; only `wait` waits, and answers to `call`."""
 
     def start(self) -> Worker:
         """A new worker; `ready` comes when it is there."""
@@ -40,8 +47,8 @@ class Hands(Protocol):
         """Open a model, or (with requests) compute a unit with the one that is open."""
         ...
 
-    def call(self, worker: Worker, name: str, *args: Any, **options: Any) -> Any:
-        """What a method of the worker's backend returns; raises `Lost`, or its user error."""
+    def call(self, worker: Worker, name: str, *args: Any, **options: Any) -> Answer:
+        """Have a method of the worker's backend called; raises `Lost` if the worker is gone."""
         ...
 
     def kill(self, worker: Worker) -> None:

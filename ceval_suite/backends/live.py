@@ -11,8 +11,12 @@ import copy
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +37,12 @@ from ceval_suite.schema import Reply, Request
 
 SAMPLES = 64
 """Numbers of each weight that tell one state of a model from another."""
+
+ALONE = 120.0
+"""Seconds in which the first process must have met the trouble that another has met.
+
+If it has not, it waits in the midst of a pass for one that will never come.
+"""
 
 T = TypeVar("T")
 
@@ -93,11 +103,39 @@ class LiveBackend(HFBackend):
     def follow(self) -> None:
         """Compute what the first process asks, until it has no more."""
         assert self._peers is not None
-        while (requests := self._peers.agreed()) is not None:
+        trouble = ""
+        while True:
             # the first process meets the same trouble on the same pass, and says so
-            with suppress(Exception):
+            with _met_by_all(trouble):
+                requests = self._peers.agreed()
+            if requests is None:
+                return
+            trouble = ""
+            try:
                 for _ in self.answers(requests):
                     pass
+            except Exception:
+                trouble = traceback.format_exc()  # the error itself would keep tensors alive
+
+
+@contextmanager
+def _met_by_all(trouble: str) -> Generator[None, None, None]:
+    """Within it, the first process is waited for, ALONE seconds at most if there was trouble."""
+    timer = threading.Timer(ALONE, _end, [trouble])
+    timer.daemon = True
+    if trouble:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(trouble: str) -> None:
+    """End this process, whatever it waits for: torchrun then ends the job."""
+    sys.stderr.write(f"{trouble}only this process met this; the others wait for it\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def visit(

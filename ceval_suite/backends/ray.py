@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ceval_suite.backends.base import Backend, Say
-from ceval_suite.backends.hands import Event, Lost
+from ceval_suite.backends.hands import Answer, Event, Lost
 from ceval_suite.errors import ModelError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.schema import Request
@@ -196,18 +196,25 @@ class RayHands:
         method, what = (actor.open, _placed(spec)) if requests is None else (actor.ask, requests)
         self._running[method.options(num_returns="streaming").remote(what)] = worker
 
-    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Any:
-        """What the worker's backend answers."""
+    def call(self, worker: int, name: str, *args: Any, **options: Any) -> Answer:
+        """Ask the worker's backend something."""
         actor = self._actors.get(worker)
         if actor is None:
-            raise Lost
-        try:
-            found = self._ray.get(actor.call.remote(name, *args, **options))
-        except self._ray.exceptions.RayError as error:
-            raise Lost from error
-        if isinstance(found, UserError):
-            raise found
-        return found
+            raise Lost("it is gone")
+        ref = actor.call.remote(name, *args, **options)
+
+        def answer(seconds: float) -> Any:
+            try:
+                found = self._ray.get(ref, timeout=seconds)
+            except self._ray.exceptions.GetTimeoutError as error:
+                raise TimeoutError from error
+            except self._ray.exceptions.RayError as error:
+                raise Lost(_reason(error)) from error
+            if isinstance(found, UserError):
+                raise found
+            return found
+
+        return answer
 
     def kill(self, worker: int) -> None:
         """End an actor's process at once."""

@@ -18,6 +18,8 @@ Worker = Hashable
 DEATHS = 3
 """Workers in a row that one unit (or one model that is opened) may kill before it is given up."""
 
+OPENING = 4 * 3600.0
+"""Seconds that a worker may be silent while it opens a model: a large one is downloaded first."""
 
 LARGE = 2.0
 """Units of more than so many times the mean cost are computed first: begun last, one of them would
@@ -105,6 +107,10 @@ class Schedule:
         self._jobs[job].closed = True
         self._jobs[job].queues = {}
 
+    def closed(self, job: int) -> bool:
+        """Whether nothing of the job is wanted any more."""
+        return self._jobs[job].closed
+
     def having(self, job: int) -> list[Worker]:
         """Workers that have the job's model open."""
         return [
@@ -169,22 +175,30 @@ class Schedule:
             self.close(order.job)
 
     def lost(self, worker: Worker) -> tuple[Order | None, bool]:
-        """A worker is gone: what it was at, which is done again, and whether that is hopeless."""
+        """A worker is gone: what it was at, and whether that is hopeless; if not, it is done again.
+
+        The job of what is hopeless is closed.
+        """
         order = self._hands.pop(worker).order
         if order is None:
             return None, False
         one = self._jobs[order.job]
         one.deaths[order.unit] = one.deaths.get(order.unit, 0) + 1
-        if order.unit is not None and not one.closed and one.queues is not None:
+        hopeless = one.deaths[order.unit] >= DEATHS
+        if hopeless:
+            self.close(order.job)  # else it would kill one worker after the other
+        elif order.unit is not None and not one.closed and one.queues is not None:
             one.queues.setdefault(worker, deque()).appendleft(order.unit)
-        return order, one.deaths[order.unit] >= DEATHS
+        return order, hopeless
 
     def overdue(self, now: float) -> list[Worker]:
         """Workers that have been silent for too long."""
+        opening = max(self._patience, OPENING)
         return [
             worker
             for worker, hand in self._hands.items()
-            if hand.order is not None and now - hand.heard > self._patience
+            if (order := hand.order) is not None
+            and now - hand.heard > (opening if order.unit is None else self._patience)
         ]
 
     def _wanted(self, hand: _Hand) -> bool:
