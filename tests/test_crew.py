@@ -13,6 +13,7 @@ import pytest
 
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
+from ceval_suite.backends.ray import placed
 from ceval_suite.backends.scheduling import DEATHS
 from ceval_suite.errors import ModelError, PromptError, UserError
 from ceval_suite.model_spec import ModelSpec
@@ -365,3 +366,10 @@ def test_an_interrupt_reaches_whoever_waits() -> None:
         found.stop(KeyboardInterrupt())
         thread.join(10)
     assert len(raised) == 1
+
+
+@pytest.mark.parametrize(("gpus", "most"), [(0.25, 0.2), (0, 0.8), (1, 0.8), (2, 0.8)])
+def test_vllm_takes_of_a_shared_gpu_its_share(gpus: float, most: float) -> None:
+    spec = ModelSpec(path="x", backend="vllm", options={"gpu_memory_utilization": 0.8})
+    assert placed(spec, gpus).backend_options().gpu_memory_utilization == pytest.approx(most)
+    assert placed(ModelSpec(path="x"), gpus).options == {}

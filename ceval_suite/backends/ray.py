@@ -193,7 +193,9 @@ class RayHands:
     def tell(self, worker: int, spec: ModelSpec, requests: Sequence[Request] | None) -> None:
         """Open a model, or compute a unit."""
         actor = self._actors[worker]
-        method, what = (actor.open, _placed(spec)) if requests is None else (actor.ask, requests)
+        method, what = (actor.ask, requests)
+        if requests is None:
+            method, what = (actor.open, placed(spec, self._needs["num_gpus"]))
         self._running[method.options(num_returns="streaming").remote(what)] = worker
 
     def call(self, worker: int, name: str, *args: Any, **options: Any) -> Answer:
@@ -285,8 +287,8 @@ def _paths(spec: ModelSpec) -> list[Path]:
     return [Path(p) for p in (spec.path, spec.tokenizer, *(a.path for a in spec.adapters)) if p]
 
 
-def _placed(spec: ModelSpec) -> ModelSpec:
-    """The spec as a process in another folder understands it."""
+def placed(spec: ModelSpec, gpus: float = 0) -> ModelSpec:
+    """The spec as a process in another folder understands it, that has this share of a GPU."""
 
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if Path(path).exists() else path
@@ -295,6 +297,9 @@ def _placed(spec: ModelSpec) -> ModelSpec:
     update: dict[str, Any] = {"path": absolute(spec.path), "adapters": adapters}
     if spec.tokenizer:
         update["tokenizer"] = absolute(spec.tokenizer)
+    if spec.backend == "vllm" and 0 < gpus < 1:  # which else takes most of a GPU for itself
+        most = spec.backend_options().gpu_memory_utilization * gpus
+        update["options"] = {**spec.options, "gpu_memory_utilization": most}
     return spec.model_copy(update=update)
 
 
