@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ceval_suite.backends import rounds
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.hands import Answer, Event, Lost
-from ceval_suite.backends.ray import Worker
+from ceval_suite.backends.ray import OFTEN, Worker
 from ceval_suite.backends.units import units
 from ceval_suite.errors import UserError
 from ceval_suite.model_spec import ModelSpec
@@ -179,6 +181,37 @@ class ByUnit(Told):
 def by_unit(spec: ModelSpec, say: Say) -> Backend:
     """Opens a model that looks at nothing but its unit."""
     return ByUnit(max_length=1 << 20)
+
+
+def held(folder: Path, spec: ModelSpec, say: Say) -> Backend:
+    """Opens such a model, which stops in its first unit until `go` is in the folder.
+
+    Two replies of the unit are sent before; that it stopped is told by a file of the process.
+    """
+
+    class Held(ByUnit):
+        def ask(self, requests: Sequence[Request]) -> Iterator[Reply]:
+            for number, reply in enumerate(super().ask(requests)):
+                yield reply
+                if number == 0:
+                    time.sleep(2 * OFTEN)
+                elif number == 1:
+                    (folder / str(os.getpid())).touch()
+                    while not (folder / "go").exists():
+                        time.sleep(0.01)
+
+    return Held(max_length=1 << 20)
+
+
+class Stuck:
+    """A worker in which a small question is never answered."""
+
+    def ready(self) -> int:
+        return 0
+
+    def call(self, name: str) -> None:
+        while name == "hang":
+            time.sleep(0.1)
 
 
 def cluster() -> Any:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 import ceval_suite
 from ceval_suite import backends, sweep
 from ceval_suite.backends import units
+from ceval_suite.backends.hands import Lost
+from ceval_suite.backends.ray import RayHands
 from ceval_suite.errors import ModelError, UserError
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.prepare import Selection, prepare
@@ -105,9 +108,11 @@ def test_two_nodes_write_the_records_of_one_process_bit_for_bit(
 
 
 def test_a_node_that_goes_away_costs_nothing_but_time(
-    cluster: Any, quick: None, spec: ModelSpec, tmp_path: Path
+    cluster: Any, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "two"
+    out, at = tmp_path / "two", tmp_path / "at"
+    at.mkdir()
+    monkeypatch.setattr(backends, "open_backend", partial(hands.held, at))
     lines: list[str] = []
     done: list[BaseException | None] = []
 
@@ -121,11 +126,15 @@ def test_a_node_that_goes_away_costs_nothing_but_time(
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not done and not records(out):
+    while not done and not (len(list(at.iterdir())) == 2 and records(out)):
         time.sleep(0.01)
     cluster.remove_node(cluster.second, allow_graceful=False)
+    (at / "go").touch()
     thread.join()
     assert done == [None]
+    lost = [line for line in lines if line.startswith("a worker was lost (")]
+    assert len(lost) == 1
+    assert lost[0].endswith("); another does its work")
     assert records(out) == alone(spec, tmp_path / "one", by_unit)
 
 
@@ -232,3 +241,25 @@ def test_two_network_namespaces_write_the_records_of_one_process_bit_for_bit(
     alone = [*run, "--out", str(tmp_path / "one"), "--engine", "reproducible"]
     subprocess.run(alone, env=env, capture_output=True, check=True)
     assert records(tmp_path / "two") == records(tmp_path / "one")
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(cluster: Any) -> None:
+    placed = RayHands(by_unit, backends.identify, 2, address=cluster.address)
+    placed._actor = placed._ray.remote(max_restarts=0)(hands.Stuck)
+    placed._arguments = ()
+    try:
+        worker = placed.start()
+        while not (events := placed.wait(1)):
+            pass
+        assert [(event.kind, event.value) for event in events] == [("ready", None)]
+        assert placed.call(worker, "return")(60) is None
+        answer = placed.call(worker, "hang")
+        with pytest.raises(TimeoutError):
+            answer(0.1)
+        placed.kill(worker)
+        with pytest.raises(Lost):
+            answer(60)
+        with pytest.raises(Lost):
+            placed.call(worker, "return")
+    finally:
+        placed.close()
