@@ -161,6 +161,41 @@ def test_shards_are_told_by_their_index(base: Path, tmp_path: Path) -> None:
     assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
 
 
+def test_pickled_shards_are_told_by_their_index_too(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    shards = [f"pytorch_model-0000{k}-of-00002.bin" for k in (1, 2)]
+    index = folder / "pytorch_model.bin.index.json"
+    (folder / shards[0]).write_bytes(b"x")
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+    text = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}})
+    index.write_text(text[:-3])
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+    index.write_text(text)
+    assert look(tmp_path)[0].missing == f"no {shards[1]} yet"
+    (folder / shards[1]).write_bytes(b"x")
+    assert look(tmp_path)[0].missing == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("checkpoint-500", 500),
+        ("checkpoint-500-merged-7b", 500),
+        ("global_step1200_hf", 1200),
+        ("qwen2-step_000120-v3", 120),
+        ("epoch=3-step=900-v1", 900),
+        ("run2-40", 40),
+        ("final", None),
+    ],
+)
+def test_the_step_is_what_follows_its_name(name: str, step: int | None, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert look(tmp_path)[0].step == step
+
+
 def test_folders_that_are_no_checkpoints_are_left_alone(base: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "events.out").write_text("x")
