@@ -1,6 +1,7 @@
 """Whom to tell when a rule holds: a command of the user's, or a web address.
 
-What is told travels as one argument or as JSON, never through a shell.
+What is told travels as one argument or as JSON, never through a shell. Arguments and addresses may
+be secrets and are never shown; who cannot be told is said, and ends nothing.
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable
+from pathlib import PurePath
 from urllib.parse import urlsplit
 
 import httpx
 
 from ceval_suite.backends.base import Say
 from ceval_suite.errors import ConfigError
-from ceval_suite.secrecy import clean
+from ceval_suite.secrecy import without_credentials
 
 PATIENCE = 60.0
 """Seconds that a command or an address may take."""
+
+STDERR = 2
+"""Where a command's output goes: stdout is for results."""
 
 Tell = Callable[[str], None]
 
@@ -31,18 +36,25 @@ def command(line: str, say: Say) -> Tell:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise ConfigError(f"the command '{line}' cannot be read ({error}).") from error
+        raise ConfigError(f"the alert command cannot be read ({error}).") from None
     if not words:
         raise ConfigError("an empty command tells nobody; name a program.")
 
+    name = PurePath(words[0]).name.partition("=")[0]
+
     def tell(sentence: str) -> None:
         try:
-            done = subprocess.run([*words, sentence], timeout=PATIENCE, check=False)  # noqa: S603
-        except (OSError, subprocess.TimeoutExpired) as error:
-            say(f"{words[0]}: could not be run ({error})")
+            done = subprocess.run(  # noqa: S603
+                [*words, sentence], stdout=STDERR, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            say(f"{name}: did not end in {PATIENCE:g} s, and was ended")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            say(f"{name}: could not be run ({reason})")
         else:
             if done.returncode:
-                say(f"{words[0]} ended with exit code {done.returncode}")
+                say(f"{name} ended with exit code {done.returncode}")
 
     return tell
 
@@ -53,14 +65,23 @@ def webhook(url: str, say: Say) -> Tell:
     Raises:
         ConfigError: not an http or https address.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigError(f"{clean(url)}: a webhook is an http or https address.")
+    try:
+        urlsplit(url)  # which refuses brackets that httpx takes for a name
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        parsed = httpx.URL()
+    port = parsed.port or 1
+    if parsed.scheme not in ("http", "https") or not parsed.host or not 0 < port < 1 << 16:
+        shown = without_credentials(url)
+        raise ConfigError(f"{shown}: a webhook is an http or https address (https://host/path).")
 
     def tell(sentence: str) -> None:
         try:
-            httpx.post(url, json={"text": sentence}, timeout=PATIENCE).raise_for_status()
-        except httpx.HTTPError as error:
-            # the address itself may be the secret
-            say(f"the webhook at {urlsplit(url).hostname} failed ({type(error).__name__})")
+            httpx.post(parsed, json={"text": sentence}, timeout=PATIENCE).raise_for_status()
+        except httpx.HTTPStatusError as error:
+            say(f"the webhook at {parsed.host} failed (status {error.response.status_code})")
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError, OSError) as error:
+            # also a proxy that the environment names and cannot be used
+            say(f"the webhook at {parsed.host} failed ({type(error).__name__})")
 
     return tell

@@ -21,8 +21,13 @@ STATE = "trainer_state.json"
 """What transformers' Trainer writes when all else of a checkpoint is there."""
 
 INDEX = "model.safetensors.index.json"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+_PICKLED_SHARD = re.compile(r"-(\d+)-of-(\d+)\.bin$")
+
+_STEP = re.compile(r"(?:checkpoint|step)s?[-_=]?(\d+)", re.IGNORECASE)
+"""How training jobs name the folder of a step: checkpoint-500, global_step500, epoch=1-step=500."""
 
 Signature = tuple[tuple[str, int, int], ...]
 """Names, sizes and times of the files of a folder."""
@@ -82,7 +87,7 @@ def _look(folder: Path) -> Arrival | None:
     names = {path.name for path in files}
     adapter = bool(names & {CONFIG, WEIGHTS, PICKLE})
     weights = [path for path in files if path.suffix in (".safetensors", ".bin")]
-    if not (adapter or weights or names & {"config.json", INDEX}):
+    if not (adapter or weights or names & {"config.json", INDEX, PICKLED_INDEX}):
         return None
     state = _json(folder / STATE)
     stats = [(path.name, path.stat()) for path in files]
@@ -100,7 +105,7 @@ def _step(name: str, state: dict[str, Any] | None) -> int | None:
     said = (state or {}).get("global_step")
     if isinstance(said, int):
         return said
-    numbers = re.findall(r"\d+", name)
+    numbers = _STEP.findall(name) or re.findall(r"\d+", name)
     return int(numbers[-1]) if numbers else None
 
 
@@ -115,19 +120,15 @@ def _missing_of_adapter(folder: Path) -> str:
 def _missing(folder: Path, names: set[str]) -> str:
     if _json(folder / "config.json") is None:
         return "no whole config.json yet"
-    shards = sorted(name for name in names if _SHARD.search(name))
-    if INDEX in names or shards:
-        index = _json(folder / INDEX)
-        named: Any = (index or {}).get("weight_map")
-        if not isinstance(named, dict):
+    if INDEX in names or any(_SHARD.search(name) for name in names):
+        found = _named(folder / INDEX)
+        if found is None:
             return f"no whole {INDEX} yet"
-        shards = sorted({str(name) for name in named.values()})
+        shards = found
     elif "model.safetensors" in names:
         shards = ["model.safetensors"]
     elif not any(name.endswith(".safetensors") for name in names):
-        # pickled weights say nothing of their length; whether they may be read is decided later
-        pickled = any(name.endswith(".bin") for name in names)
-        return "" if pickled else "no weights yet"
+        return _missing_pickled(folder, names)
     else:
         shards = sorted(name for name in names if name.endswith(".safetensors"))
     for name in shards:
@@ -136,6 +137,25 @@ def _missing(folder: Path, names: set[str]) -> str:
         if torn := _torn(folder / name):
             return torn
     return ""
+
+
+def _missing_pickled(folder: Path, names: set[str]) -> str:
+    """The same of pickled weights, which say nothing of their length.
+
+    Whether they may be read is decided later.
+    """
+    if PICKLED_INDEX in names or any(_PICKLED_SHARD.search(name) for name in names):
+        shards = _named(folder / PICKLED_INDEX)
+        if shards is None:
+            return f"no whole {PICKLED_INDEX} yet"
+        return next((f"no {name} yet" for name in shards if name not in names), "")
+    return "" if any(name.endswith(".bin") for name in names) else "no weights yet"
+
+
+def _named(index: Path) -> list[str] | None:
+    """The files that an index names; None where it is not all there."""
+    found: Any = (_json(index) or {}).get("weight_map")
+    return sorted({str(name) for name in found.values()}) if isinstance(found, dict) else None
 
 
 def _torn(file: Path) -> str:

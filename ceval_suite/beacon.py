@@ -2,13 +2,14 @@
 
 `--progress FILE` is JSON, `--metrics FILE` what node-exporter's textfile collector reads. Both are
 replaced in one step, at most once a second by a clock that never jumps; a file that cannot be
-written is said once and stops nothing.
+written is said once and stops nothing. Models that are scored in several threads take turns.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -72,42 +73,47 @@ class _State:
 
 
 _now = _State()
+_turn = threading.RLock()
 
 
 def begin(progress: Path | None, metrics: Path | None, say: Callable[[str], None]) -> None:
     """Write to these files until the end; a command that fails at once leaves its state there."""
-    _now.reset(progress, metrics, say)
-    _write(force=True)
+    with _turn:
+        _now.reset(progress, metrics, say)
+        _write(force=True)
 
 
 def start(model: str, task: str, total: int, done: int) -> None:
     """A task begins, or goes on."""
     now = time.monotonic()
-    _now.parts[(model, task)] = Part(model, task, total, done, done, begun=now, last=now)
-    _write()
+    with _turn:
+        _now.parts[(model, task)] = Part(model, task, total, done, done, begun=now, last=now)
+        _write()
 
 
 def step(model: str, task: str, correct: bool | None) -> None:
     """One more record; None where there is nothing to judge it by."""
-    part = _now.parts.get((model, task))
-    if part is None:
-        return
-    part.done += 1
-    part.last = time.monotonic()
-    if correct is not None:
-        part.judged += 1
-        part.right += correct
-    _write()
+    with _turn:
+        part = _now.parts.get((model, task))
+        if part is None:
+            return
+        part.done += 1
+        part.last = time.monotonic()
+        if correct is not None:
+            part.judged += 1
+            part.right += correct
+        _write()
 
 
 def end(state: str) -> None:
     """`finished`, `interrupted` or `failed`; the first one counts."""
-    if _now.progress is None and _now.metrics is None:
-        return
-    if _now.state == "running":
-        _now.state = state
-    _write(force=True)
-    _now.reset()
+    with _turn:
+        if _now.progress is None and _now.metrics is None:
+            return
+        if _now.state == "running":
+            _now.state = state
+        _write(force=True)
+        _now.reset()
 
 
 def _write(*, force: bool = False) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ceval_suite.cli_board import GATE
 from ceval_suite.cli_data import ensure, listed
-from ceval_suite.errors import ConfigError
+from ceval_suite.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ Newest = Annotated[
     bool, typer.Option("--newest", help="Only the newest; leave out what it overtook.")
 ]
 Once = Annotated[bool, typer.Option("--once", help="Score what is finished, and end.")]
-Until = Annotated[int | None, typer.Option(help="End when this step is scored.")]
+Until = Annotated[int | None, typer.Option(help="End when this step is scored, or cannot be.")]
 Idle = Annotated[
     float | None, typer.Option(help="End when nothing has changed for so many seconds.")
 ]
@@ -139,7 +139,8 @@ def _watch(wanted: Wanted, ruled: Ruled, tell: Tellers, as_json: bool) -> None:
 
     told: set[tuple[str, int]] = set()
     old: Scored | None = None
-    for scored in watching.Watcher(wanted, _say):
+    watcher = watching.Watcher(wanted, _say)
+    for scored in watcher:
         old = None if scored.new else scored
         if scored.new:
             _draw(scored, as_json)
@@ -149,6 +150,9 @@ def _watch(wanted: Wanted, ruled: Ruled, tell: Tellers, as_json: bool) -> None:
         _draw(old, as_json)
         if _judge(old, ruled, tell, told):
             raise typer.Exit(GATE)
+    if watcher.failed:
+        names = ", ".join(sorted(folder.name for folder in watcher.failed))
+        raise ModelError(f"not scored: {names}; see above why, and start the same command again.")
 
 
 def _rules(stops: list[str], alerts: list[str], tasks: list[str]) -> Ruled:

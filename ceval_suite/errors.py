@@ -5,6 +5,7 @@ UserError               printed as one sentence, exit code 1
 ├── DataError           benchmark files: missing, incomplete, broken row, wrong hash
 ├── PromptError         a prompt that cannot be built, tokenised or fitted
 ├── ModelError          a checkpoint that cannot be found, loaded or trusted
+│   └── NotNow          what may be over by itself: no memory left, a hub that does not answer
 └── RunError            a run folder: another model, protocol or data; locked; broken
 
 A message is one sentence that names the file, the key or row, and the remedy.
@@ -34,6 +35,10 @@ class PromptError(UserError):
 
 class ModelError(UserError):
     """A checkpoint that cannot be found, loaded or trusted."""
+
+
+class NotNow(ModelError):
+    """Nothing is wrong with the model: memory ran out, or the hub did not answer."""
 
 
 class RunError(UserError):

@@ -56,8 +56,12 @@ def open_logger(name: str, folder: str | Path | None = None, project: str = PROJ
     raise ConfigError(f"logging to {name} needs its client; run pip install {wanted}.")
 
 
-def of_trainer(args: Any, say: Say) -> list[Logger]:
+def of_trainer(
+    args: Any, say: Say, failed: Callable[[str, Exception], None] | None = None
+) -> list[Logger]:
     """The loggers that a Trainer's arguments name in report_to, as far as they are known here.
+
+    One that cannot be opened is left out where `failed` is there to be told of it.
 
     Raises:
         ConfigError: one of them is not installed.
@@ -66,10 +70,15 @@ def of_trainer(args: Any, say: Say) -> list[Logger]:
     folder = getattr(args, "logging_dir", None) or Path(args.output_dir) / "runs"
     project = str(getattr(args, "project", None) or PROJECT)
     for name in args.report_to or ():
-        if name in CLIENTS:
-            out.append(open_logger(name, folder, project))
-        else:
+        if name not in CLIENTS:
             say(f"report_to {name}: attach the callback to the Trainer to log there: .attach(…)")
+            continue
+        try:
+            out.append(open_logger(name, folder, project))
+        except Exception as error:  # a client raises anything, of the network above all
+            if failed is None:
+                raise
+            failed(name, error)
     return out
 
 

@@ -8,7 +8,9 @@ Numbers are percent, as on boards. `best`, `first` and `previous` are of the che
 one that is judged. Without `with`, bare numbers are compared. With it, the rule holds only where
 chance explains the difference less often than in one case of 20 (at 95 %): the end of the
 one-sided interval lies beyond the bound, against another checkpoint that of the paired difference,
-item by item. `for N` wants it to hold at N checkpoints in a row.
+item by item. The best of k noisy checkpoints lies above what it is worth, so that a fall from it is
+tested at a k-th of the level. The level is that of one look: a rule that is asked at twenty
+checkpoints has twenty occasions to be wrong. `for N` wants it to hold at N checkpoints in a row.
 """
 
 from __future__ import annotations
@@ -158,7 +160,9 @@ def _at(rule: Rule, curve: Curve, index: int) -> Holds | None:
         good = SIGNS[rule.sign](now.value, bound)
         return Holds(rule, curve, average, point, against, None) if good else None
     change = _difference(rule, against, point, average)
-    good = _beyond(rule, change, rule.number / 100)
+    # what was chosen for being highest is no fixed reference; each that may have been is one test
+    falls = rule.reference == "best" and "<" in rule.sign
+    good = _beyond(rule, change, rule.number / 100, len(before) if falls else 1)
     return Holds(rule, curve, average, point, against, change) if good else None
 
 
@@ -168,12 +172,15 @@ def _average(rule: Rule, point: Point, name: str) -> Estimate:
     return point.averages[name]
 
 
-def _beyond(rule: Rule, found: Estimate, bound: float) -> bool:
-    """Whether a value, or the whole of its one-sided interval, lies beyond the bound."""
+def _beyond(rule: Rule, found: Estimate, bound: float, tests: int = 1) -> bool:
+    """Whether a value, or the whole of its one-sided interval, lies beyond the bound.
+
+    It is one of so many tests that share the level.
+    """
     end = found.value
     if rule.confidence is not None:
         # the interval is of 95 % on both sides; its half on one side is scaled to what is wanted
-        share = float(ndtri(rule.confidence / 100)) / stats.Z
+        share = -float(ndtri((1 - rule.confidence / 100) / tests)) / stats.Z
         side = found.high if "<" in rule.sign else found.low
         end += (side - found.value) * share
     return bool(SIGNS[rule.sign](end, bound))

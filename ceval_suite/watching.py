@@ -16,7 +16,7 @@ from ceval_suite.arrivals import Arrival, Signature, has_tokenizer, look
 from ceval_suite.backends.adapter_files import config, expand
 from ceval_suite.backends.base import Say
 from ceval_suite.curves import Curve, find, of
-from ceval_suite.errors import ConfigError, ModelError, UserError
+from ceval_suite.errors import ConfigError, ModelError, NotNow, RunError, UserError, no_memory
 from ceval_suite.model_spec import Adapter, ModelSpec
 from ceval_suite.prepare import Prepared
 from ceval_suite.progress import Items
@@ -25,6 +25,9 @@ from ceval_suite.run import evaluate
 
 SETTLE = 2.0
 """Seconds that a checkpoint must stay as it is, where nothing else says that it is finished."""
+
+LONGEST = 600.0
+"""Seconds between two tries of what may be over by itself, at most; they double until then."""
 
 Order = Literal["newest-first", "newest", "all"]
 
@@ -36,7 +39,8 @@ class Wanted:
     `base` is the model that adapters are put on, and whose tokenizer serves where there is none;
     `options` are keys of a model's entry. `order`: newest-first comes to older ones when nothing
     newer is there, newest leaves them out, all goes by steps. The watch ends when a step of `until`
-    or later is scored, when nothing has changed for `idle` seconds, or after one round (`once`).
+    or later is scored or cannot be, when nothing has changed for `idle` seconds, or after one round
+    (`once`).
     """
 
     folder: Path
@@ -66,12 +70,18 @@ class Scored:
 
 
 class Watcher:
-    """Looks, waits and scores; iterate over it."""
+    """Looks, waits and scores; iterate over it.
+
+    What cannot be scored is passed over until its files change. What is in the way without being
+    wrong with a checkpoint (a full disk, a lock, no memory left) has it tried again at later looks.
+    """
 
     def __init__(self, wanted: Wanted, say: Say) -> None:
         self.wanted = wanted
         self.say = say
         self.waiting: dict[Path, str] = {}  # what is not finished, and why
+        self.failed: dict[Path, str] = {}  # what could not be scored so far, and why
+        self._again: dict[Path, tuple[float, float]] = {}  # when it is tried again; the pause
         self._looked: dict[Path, tuple[float, Signature]] = {}  # since when it is as it is
         self._closed: dict[Path, Signature] = {}  # scored, or passed over as it was
         self._told: set[str] = set()
@@ -81,7 +91,7 @@ class Watcher:
         """Each checkpoint when it is scored.
 
         Raises:
-            OSError: the run folders cannot be written.
+            ConfigError: no such folder, where only one round is wanted.
         """
         wanted = self.wanted
         end = False
@@ -95,14 +105,16 @@ class Watcher:
                 time.sleep(min(SETTLE, wanted.every))
                 ready = self._ready()
             while (one := self._next(ready)) is not None:
+                again = one.folder in self._again
                 scored = self._score(one)
-                self._changed = time.monotonic()
+                if scored is not None or not again:  # that it fails once more is no change
+                    self._changed = time.monotonic()
                 if scored is not None:
                     yield scored
-                    reached = one.step if one.step is not None else -1
-                    end = wanted.until is not None and reached >= wanted.until
-                    if end:
-                        break
+                reached = one.step if one.step is not None and self._is_closed(one) else -1
+                end = wanted.until is not None and reached >= wanted.until
+                if end:
+                    break
                 if not wanted.once:
                     ready = self._ready()  # something newer may have come meanwhile
             idle = time.monotonic() - self._changed
@@ -141,14 +153,23 @@ class Watcher:
 
     def _next(self, ready: Sequence[Arrival]) -> Arrival | None:
         left = [one for one in ready if not self._is_closed(one)]
+        for one in left[:-1] if self.wanted.order == "newest" else ():
+            self._close(one, _DONE)
+            self._tell(f"{one.folder.name}: passed over: {left[-1].folder.name} is newer")
+        if self.wanted.order == "newest":
+            left = left[-1:]
+        now = time.monotonic()
+        left = [one for one in left if self._again.get(one.folder, (now, 0.0))[0] <= now]
         if not left:
             return None
-        if self.wanted.order == "all":
-            return left[0]
-        for one in left[:-1] if self.wanted.order == "newest" else ():
-            self._closed[one.folder] = _DONE
-            self._tell(f"{one.folder.name}: passed over: {left[-1].folder.name} is newer")
-        return left[-1]
+        return left[0] if self.wanted.order == "all" else left[-1]
+
+    def _close(self, one: Arrival, signature: Signature) -> None:
+        """Leave a checkpoint alone as long as it is as this signature says."""
+        self._closed[one.folder] = signature
+        self._again.pop(one.folder, None)
+        if signature == _DONE:
+            self.failed.pop(one.folder, None)
 
     def _tell(self, line: str) -> None:
         """Say something once."""
@@ -169,17 +190,35 @@ class Watcher:
             spec = spec_of(one, wanted)
             with Items(self.say if new else _silent) as items:
                 folders = evaluate(name, spec, wanted.tasks, wanted.out, items.watch(), notes=notes)
-        except (UserError, OSError) as error:
-            if not _still_there(one):
-                self.say(f"{one.folder.name}: removed while it was being scored; passed over")
-            elif isinstance(error, UserError):
-                self.say(f"{one.folder.name}: passed over: {error}")
-            else:
+        except Exception as error:
+            passing = _may_pass(error)
+            if not (passing or isinstance(error, UserError)):
                 raise
-            self._closed[one.folder] = one.signature
+            self._fail(one, error, passing)
             return None
-        self._closed[one.folder] = _DONE
+        self._close(one, _DONE)
         return Scored(one, new, folders, of(find([wanted.out], wanted.name)))
+
+    def _fail(self, one: Arrival, error: Exception, passing: bool) -> None:
+        """Say why a checkpoint is not scored, and when it is looked at again."""
+        name = one.folder.name
+        if not _still_there(one):  # there is nothing left to score
+            self.say(f"{name}: removed while it was being scored; passed over")
+            self.failed.pop(one.folder, None)
+            self._close(one, one.signature)
+            return
+        self.failed[one.folder] = str(error)
+        if not passing:
+            self.say(f"{name}: passed over: {error}")
+            self._close(one, one.signature)
+        elif self.wanted.once:
+            self.say(f"{name}: not scored: {error}")
+            self._again[one.folder] = (float("inf"), 0.0)
+        else:
+            self._tell(f"{name}: not scored yet, and tried again at later looks: {error}")
+            _, pause = self._again.get(one.folder, (0.0, self.wanted.every / 2))
+            pause = min(2 * pause, max(LONGEST, self.wanted.every))
+            self._again[one.folder] = (time.monotonic() + pause, pause)
 
 
 _UNSETTLED = "it may still be changing"
@@ -201,6 +240,17 @@ def _complete(name: str, wanted: Wanted) -> bool:
     """Whether all runs of a model are finished."""
     files = [wanted.out / safe_name(name) / task.folder / "summary.json" for task in wanted.tasks]
     return all(file.is_file() and read_json(file).get("complete") for file in files)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether nothing is wrong with a checkpoint: a disk, a lock, memory or a hub is in the way."""
+    some: BaseException | None = error
+    while some is not None:
+        if isinstance(some, RunError | NotNow | OSError) or no_memory(some):
+            return True
+        # what a sentence about the checkpoint was made of counts only where it is of this kind
+        some = some.__cause__ if isinstance(some.__cause__, NotNow) else None
+    return False
 
 
 def _still_there(one: Arrival) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import struct
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,9 +97,16 @@ def test_trackio_is_given_every_value_at_its_step(
     trackio: Any = pytest.importorskip("trackio")
     logger = loggers.open_logger("trackio", project="test")
     logger.log(VALUES, 100)
+    logger.log({"ceval/mmlu/acc/micro": 0.5}, 200)
     logger.close()
     assert trackio.context_vars.current_run.get() is None
-    assert list(tmp_path.rglob("test*.db"))
+    (file,) = tmp_path.rglob("test*.db")
+    with closing(sqlite3.connect(file)) as base:
+        rows = base.execute("select step, metrics from metrics order by step").fetchall()
+    found = [
+        (step, {k: v for k, v in json.loads(text).items() if k in VALUES}) for step, text in rows
+    ]
+    assert found == [(100, VALUES), (200, {"ceval/mmlu/acc/micro": 0.5})]
 
 
 def test_what_is_unknown_or_not_installed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,30 @@ def test_it_is_always_whole_and_written_at_most_once_a_second(
     assert found["tasks"][0]["seconds_left"] == 0
 
 
+def test_models_that_are_scored_in_several_threads_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beacon, "EVERY", 0.0)
+    path = tmp_path / "progress.json"
+    beacon.begin(path, None, print)
+    beacon.start("a", "t", 10, 0)
+    real, others = beacon.Part.about, list[threading.Thread]()
+
+    def about(part: beacon.Part) -> dict[str, Any]:
+        if not others:  # another model begins while the file is being made
+            others.append(threading.Thread(target=beacon.start, args=("b", "t", 10, 0)))
+            others[0].start()
+            others[0].join(0.3)
+        return real(part)
+
+    monkeypatch.setattr(beacon.Part, "about", about)
+    beacon.step("a", "t", True)
+    others[0].join(10)
+    assert [part["model"] for part in json.loads(path.read_text())["tasks"]] == ["a", "b"]
+    beacon.end("finished")
+    assert [file.name for file in tmp_path.iterdir()] == ["progress.json"]
+
+
 def test_a_wall_clock_that_jumps_changes_no_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import random
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,14 @@ import pytest
 import torch
 
 import ceval_suite
-from ceval_suite import ConfigError, DataError, EvaluationCallback, ModelError, score_live
+from ceval_suite import (
+    ConfigError,
+    DataError,
+    EvaluationCallback,
+    ModelError,
+    loggers,
+    score_live,
+)
 from ceval_suite.backends import forward
 from ceval_suite.errors import RunError
 from ceval_suite.records import read_json, read_records
@@ -376,3 +384,113 @@ def test_a_scoring_that_fails_does_not_end_the_training_unless_asked_to(
     with pytest.raises(RunError, match="cannot be made"):
         job.train()
     assert job.model.training
+
+
+def test_an_evaluation_without_a_training_has_the_name_of_the_folder_and_one_voice(
+    tmp_path: Path, tiny_tokenizer: Any, sample_texts: list[str]
+) -> None:
+    callback = EvaluationCallback("sample-mmlu", limit=1, shots=0, out=tmp_path / "live")
+    job = jobs.trainer(tmp_path / "sft", tiny_tokenizer, sample_texts, callbacks=[callback])
+    found = job.evaluate()
+    assert "eval_ceval/sample-mmlu/acc/micro" in found
+    assert [path.name for path in (tmp_path / "live").iterdir()] == ["sft-step-0"]
+    # a second evaluation is scored again: the weights may be other ones at the same step
+    with torch.no_grad():
+        job.model.lm_head.weight.mul_(-1)
+    job.evaluate()
+    names = sorted(path.name for path in (tmp_path / "live").iterdir())
+    assert len(names) == 2
+    assert names[1].startswith("sft-step-0-")
+    # processes that are not the first say nothing
+    said: list[str] = []
+    quiet = EvaluationCallback("sample-mmlu", limit=1, say=said.append)
+    state: Any = SimpleNamespace(is_world_process_zero=False, global_step=0)
+    args: Any = SimpleNamespace(output_dir=str(tmp_path / "sft"))
+    quiet.on_evaluate(args, state, None, model=job.model, metrics={})  # without a tokenizer
+    assert said == []
+    assert quiet.scorer.name == "sft"
+
+
+def test_several_data_sets_are_one_scoring(
+    tmp_path: Path, tiny_tokenizer: Any, sample_texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = EvaluationCallback("sample-mmlu", limit=1, shots=0, out=tmp_path / "live")
+    scored: list[int] = []
+    real = callback.scorer.score
+
+    def score(model: Any, tokenizer: Any, step: int | None = None) -> Any:
+        scored.append(step or 0)
+        return real(model, tokenizer, step)
+
+    monkeypatch.setattr(callback.scorer, "score", score)
+    options = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
+    job = jobs.trainer(
+        tmp_path / "job", tiny_tokenizer, sample_texts, callbacks=[callback], **options
+    )
+    job.eval_dataset = {"a": job.eval_dataset, "b": job.eval_dataset}
+    job.train()
+    assert scored == [2, 4]
+    key = "ceval/sample-mmlu/acc/micro"
+    assert [entry["step"] for entry in job.state.log_history if key in entry] == [2, 4]
+    found = job.evaluate()
+    assert scored == [2, 4, 4]
+    assert {"eval_a_loss", "eval_b_loss", f"eval_{key}"} <= found.keys()
+
+
+def is_ours(values: dict[str, Any]) -> bool:
+    return any(key.startswith("ceval/") for key in values)
+
+
+@pytest.mark.parametrize("where", ["opening", "logging", "closing", "the Trainer"])
+def test_a_logger_that_fails_does_not_end_the_training_unless_asked_to(
+    where: str,
+    tmp_path: Path,
+    tiny_tokenizer: Any,
+    sample_texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[int] = []
+
+    def fail(*_: Any) -> None:
+        raise ConnectionError("https://me:word@host is down")
+
+    def made(_client: Any, _folder: str, _project: str) -> Any:
+        if where == "opening":
+            fail()
+        return (fail if where == "logging" else lambda *_: None), (
+            fail if where == "closing" else lambda: None
+        )
+
+    def good(_client: Any, _folder: str, _project: str) -> Any:
+        return (lambda _values, step: logged.append(step)), lambda: None
+
+    # any package stands for a client; the one that fails comes before the one that does not
+    monkeypatch.setitem(loggers.CLIENTS, "mlflow", (("json",), made))
+    monkeypatch.setitem(loggers.CLIENTS, "trackio", (("json",), good))
+
+    def run(**options: Any) -> tuple[Any, list[str]]:
+        said: list[str] = []
+        callback = EvaluationCallback(
+            "sample-mmlu", every=1, limit=1, shots=0, say=said.append, **options
+        )
+        given: dict[str, Any] = {"callbacks": [] if where == "the Trainer" else [callback]}
+        given |= {"max_steps": 2, "save_strategy": "no"}
+        job = jobs.trainer(tmp_path / "job", tiny_tokenizer, sample_texts, **given)
+        job.args.report_to = ["mlflow", "trackio"]
+        if where == "the Trainer":
+            callback.attach(job)
+            real = job.log
+            monkeypatch.setattr(
+                job, "log", lambda values, *more: fail() if is_ours(values) else real(values, *more)
+            )
+        job.train()
+        return job, said
+
+    job, said = run()
+    assert job.state.global_step == 2
+    assert said
+    assert all(line.startswith("not logged to ") for line in said)
+    assert not any("word" in line for line in said)
+    assert logged == ([] if where == "the Trainer" else [1, 2])
+    with pytest.raises(ConnectionError):
+        run(on_error="raise")

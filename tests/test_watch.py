@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,14 +17,17 @@ import pytest
 
 from ceval_suite import watching
 from ceval_suite.arrivals import look
+from ceval_suite.backends import hub
 from ceval_suite.curves import find, of
+from ceval_suite.errors import NotNow
+from ceval_suite.lock import Lock
 from ceval_suite.model_spec import Adapter, ModelSpec
 from ceval_suite.prepare import Selection, prepare
-from ceval_suite.records import read_records
+from ceval_suite.records import read_json, read_records
 from ceval_suite.report import curve
 from ceval_suite.run import evaluate
 from ceval_suite.watching import Wanted, Watcher
-from tests import filling
+from tests import faulty, filling
 from tests.training_jobs import model
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +161,41 @@ def test_shards_are_told_by_their_index(base: Path, tmp_path: Path) -> None:
     assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
 
 
+def test_pickled_shards_are_told_by_their_index_too(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    shards = [f"pytorch_model-0000{k}-of-00002.bin" for k in (1, 2)]
+    index = folder / "pytorch_model.bin.index.json"
+    (folder / shards[0]).write_bytes(b"x")
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+    text = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}})
+    index.write_text(text[:-3])
+    assert look(tmp_path)[0].missing == f"no whole {index.name} yet"
+    index.write_text(text)
+    assert look(tmp_path)[0].missing == f"no {shards[1]} yet"
+    (folder / shards[1]).write_bytes(b"x")
+    assert look(tmp_path)[0].missing == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("checkpoint-500", 500),
+        ("checkpoint-500-merged-7b", 500),
+        ("global_step1200_hf", 1200),
+        ("qwen2-step_000120-v3", 120),
+        ("epoch=3-step=900-v1", 900),
+        ("run2-40", 40),
+        ("final", None),
+    ],
+)
+def test_the_step_is_what_follows_its_name(name: str, step: int | None, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert look(tmp_path)[0].step == step
+
+
 def test_folders_that_are_no_checkpoints_are_left_alone(base: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "events.out").write_text("x")
@@ -288,3 +327,153 @@ def test_a_rule_ends_the_watch_with_exit_code_3_and_tells_a_program(
     assert told.read_text().startswith("sample-mmlu <= 100: acc/micro is ")
     assert not (tmp_path / "evil").exists()
     assert "sft: sample-mmlu test, official, 0-shot" in done.stdout
+
+
+def command_line(wanted: Wanted, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ceval_suite", "watch", str(wanted.folder)]
+    command += ["--tasks", "sample-mmlu", "--limit", "1", "--shots", "0", "--dtype", "float32"]
+    command += ["--out", str(wanted.out), "--every", "0.5", *more]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def hindered(monkeypatch: pytest.MonkeyPatch, failures: list[Exception]) -> list[str]:
+    """Scoring fails in these ways, one after the other, before it succeeds; who was scored when."""
+    real, tried = evaluate, list[str]()
+
+    def fails(name: str, *args: Any, **given: Any) -> list[Path]:
+        tried.append(name)
+        if failures:
+            raise failures.pop(0)
+        return real(name, *args, **given)
+
+    monkeypatch.setattr(watching, "evaluate", fails)
+    return tried
+
+
+def test_what_is_in_the_way_of_one_is_said_once_and_tried_again_when_it_is_over(
+    wanted: Wanted, base: Path
+) -> None:
+    full(base, wanted.folder / "checkpoint-1", 1)
+    (place,) = [wanted.out / "sft-step-1" / task.folder for task in wanted.tasks]
+    place.mkdir(parents=True)
+    said: list[str] = []
+    lock = Lock(place)
+    lock.acquire()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if said.count("checkpoint-1: full checkpoint") == 3:
+            assert list(watcher.failed) == [wanted.folder / "checkpoint-1"]
+            lock.release()
+
+    watcher = Watcher(replace(wanted, once=False, until=1, every=0.2), say)
+    (scored,) = watcher
+    assert scored.new
+    told = [line for line in said if "tried again at later looks" in line]
+    assert len(told) == 1
+    assert "is being written by another run" in told[0]
+    assert watcher.failed == {}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        NotNow("base: the download broke off"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["the hub", "memory", "disk"],
+)
+def test_no_memory_no_hub_and_no_room_are_nothing_wrong_with_a_checkpoint(
+    failure: Exception, wanted: Wanted, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        full(base, wanted.folder / f"checkpoint-{step}", step)
+    tried = hindered(monkeypatch, [failure])
+    watcher = Watcher(replace(wanted, once=False, idle=2, every=0.2), print)
+    assert sorted(one.arrival.step or 0 for one in watcher) == [1, 2]
+    assert tried == ["sft-step-2", "sft-step-1", "sft-step-2"]
+    assert watcher.failed == {}
+
+
+def test_what_fails_again_and_again_waits_longer_each_time_and_lets_the_watch_end(
+    wanted: Wanted, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(base, wanted.folder / "checkpoint-1", 1)
+    tried = hindered(monkeypatch, [NotNow("no hub") for _ in range(99)])
+    watcher = Watcher(replace(wanted, once=False, idle=3, every=0.1), print)
+    assert list(watcher) == []
+    assert list(watcher.failed.values()) == ["no hub"]
+    assert 3 <= len(tried) <= 6  # after 0.1, 0.2, 0.4, 0.8 and 1.6 seconds, not at all 30 looks
+    tried.clear()
+    assert list(Watcher(wanted, print)) == []
+    assert tried == ["sft-step-1"]  # one round is one try
+
+
+def test_a_hub_that_does_not_answer_is_told_from_one_that_says_no(
+    wanted: Wanted, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(NotNow):
+        hub.download("nobody/nothing-here", None, lambda names: list(names))
+
+
+def test_the_watch_ends_where_the_last_step_cannot_be_scored(wanted: Wanted, base: Path) -> None:
+    broken = full(base, wanted.folder / "checkpoint-9", 9)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    watcher = Watcher(replace(wanted, once=False, until=9), print)
+    assert list(watcher) == []
+    assert list(watcher.failed) == [broken]
+
+
+def test_what_was_passed_over_and_not_mended_is_exit_code_1(wanted: Wanted, base: Path) -> None:
+    broken = full(base, wanted.folder / "checkpoint-2", 2)
+    full(base, wanted.folder / "checkpoint-1", 1)
+    content = (broken / "config.json").read_text()
+    config = json.loads(content)
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    done = command_line(wanted, "--once")
+    assert done.returncode == 1, done.stderr
+    assert "error: not scored: checkpoint-2; see above why" in done.stderr
+    assert "checkpoint-2: passed over: " in done.stderr
+    assert "sft: sample-mmlu test, official, 0-shot" in done.stdout  # the first one's curve
+    (broken / "config.json").write_text(content)
+    done = command_line(wanted, "--once")
+    assert done.returncode == 0, done.stderr
+
+
+def test_sigterm_lets_the_pass_under_way_finish_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = faulty.bench(tmp_path, monkeypatch, capsys, None)
+    weights = faulty.checkpoint(tmp_path / "sft")  # stands for the folder that fills
+    (weights / "checkpoint-4").mkdir()
+    for file in [path for path in weights.iterdir() if path.is_file()]:
+        file.rename(weights / "checkpoint-4" / file.name)
+    (weights / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4}')
+    write_weights(weights / "checkpoint-4" / "model.safetensors")
+    given = ["watch", weights, *faulty.TASK, "--out", bench.out, "--once", "--every", "0.1"]
+    bench.use(faulty.Hashed(at={1: faulty.kill(signal.SIGTERM)}))
+    ended = bench.call(*given)
+    assert ended.code == 130, ended.err
+    assert "finished records are kept. To go on:\n  ceval-suite watch " in ended.err
+    (run,) = bench.out.glob("sft-step-4/sample-mmlu-*")
+    kept = faulty.records_in(run)
+    assert len(kept) == faulty.PACK
+    model = faulty.Hashed()
+    bench.use(model)
+    ended = bench.call(*given)
+    assert ended.code == 0, ended.err
+    assert not set(model.asked) & set(kept)
+    assert read_json(run / "summary.json")["complete"] is True
+
+
+def write_weights(file: Path) -> None:
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"w": zeros(2)}, file)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +16,24 @@ from ceval_suite.backends.base import Say
 from ceval_suite.backends.shards import Peers
 from ceval_suite.errors import ConfigError, ModelError, UserError
 from ceval_suite.report import curve as report
+from ceval_suite.secrecy import clean
 from ceval_suite.training import PREFIX, Scorer, Scores, silent
 
 When = Literal["step", "evaluate", "save", "epoch"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Evaluation:
+    """What was scored in an evaluation of the Trainer's, and the metrics that it came with.
+
+    One of several data sets is one event each, all with names of their own.
+    """
+
+    step: int
+    scores: Scores | None
+    came: set[frozenset[str]] = field(default_factory=set[frozenset[str]])
 
 
 class EvaluationCallback(TrainerCallback):
@@ -55,11 +70,11 @@ class EvaluationCallback(TrainerCallback):
 
         Without either it scores whenever the Trainer evaluates; the numbers are then also among
         the metrics of that evaluation, so that metric_for_best_model may name one
-        (`ceval/mmlu/acc/micro`). `out` keeps run folders of a model `<name>-step-<step>`; `name` is
-        by default that of the Trainer's output folder. A rule of `stop_when` that holds ends the
-        training, one of `alert_when` is said (see `ceval_suite.rules`). With on_error="raise" an
-        evaluation that fails ends the training. `chosen`: limit, subjects, shots, protocol, split,
-        data, chat, as for `evaluate`.
+        (`ceval/mmlu/acc/micro`), once for all of its data sets. `out` keeps run folders of a model
+        `<name>-step-<step>`; `name` is by default that of the Trainer's output folder. A rule of
+        `stop_when` that holds ends the training, one of `alert_when` is said (see
+        `ceval_suite.rules`). With on_error="raise" an evaluation or a logger that fails ends the
+        training. `chosen`: limit, subjects, shots, protocol, split, data, chat, as for `evaluate`.
 
         Raises:
             ConfigError: `every` and another event, or a rule that cannot be read.
@@ -89,6 +104,7 @@ class EvaluationCallback(TrainerCallback):
         self.runs: list[curves.Run] = []
         self._trainer: Any = None
         self._loggers: list[loggers.Logger] | None = None
+        self._evaluation: _Evaluation | None = None
 
     def attach(self, trainer: Any) -> EvaluationCallback:
         """Add this to a Trainer and log through its own `log`, whatever it reports to."""
@@ -100,8 +116,8 @@ class EvaluationCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Read tasks and data before the first step: what is wrong with them is said now."""
-        self.scorer.name = self.scorer.name or Path(args.output_dir).resolve().name or "model"
-        self._say_only_first(state)
+        self._settle(args, state)
+        self._evaluation = None
         if state.is_world_process_zero:
             self.scorer.prepare()
             rules.check([*self.stop_when, *self.alert_when], self.scorer.tasks)
@@ -130,26 +146,35 @@ class EvaluationCallback(TrainerCallback):
         """Score beside the Trainer's own evaluation, and add to its metrics."""
         if self.on != "evaluate":
             return
-        scores = self._score(args, state, control, given)
         metrics = given.get("metrics")
+        came = frozenset(metrics or ())
+        known = self._evaluation
+        if known is None or known.step != state.global_step or came in known.came:
+            scores = self._score(args, state, control, given)
+            known = self._evaluation = _Evaluation(state.global_step, scores)
+        known.came.add(came)
+        scores = known.scores
         if scores is not None and isinstance(metrics, dict):
             metrics.update({f"eval_{k}": v for k, v in scores.values(self.prefix).items()})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Close what was opened for logging."""
         for logger in self._loggers or []:
-            logger.close()
+            self._guarded(logger.name, logger.close)
         self._loggers = None
 
     # what they have in common
 
-    def _say_only_first(self, state: Any) -> None:
+    def _settle(self, args: Any, state: Any) -> None:
+        """The name, and who speaks; an evaluation may come without a training before it."""
+        self.scorer.name = self.scorer.name or Path(args.output_dir).resolve().name or "model"
         if not state.is_world_process_zero:
             self.say = silent
 
     def _score(
         self, args: Any, state: Any, control: Any, given: Mapping[str, Any]
     ) -> Scores | None:
+        self._settle(args, state)
         tokenizer = given.get("processing_class") or given.get("tokenizer")
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
         try:
@@ -189,12 +214,25 @@ class EvaluationCallback(TrainerCallback):
     def _log(self, scores: Scores, args: Any, state: Any) -> None:
         values = scores.values(self.prefix)
         if self._trainer is not None:
-            self._trainer.log(dict(values))
+            self._guarded("the Trainer", lambda: self._trainer.log(dict(values)))
             return
         state.log_history.append({**values, "epoch": state.epoch, "step": state.global_step})
         if not state.is_world_process_zero:
             return
         if self._loggers is None:
-            self._loggers = loggers.of_trainer(args, self.say)
+            self._loggers = loggers.of_trainer(args, self.say, self._not_logged)
         for logger in self._loggers:
-            logger.log(values, state.global_step)
+            self._guarded(logger.name, partial(logger.log, values, state.global_step))
+
+    def _guarded(self, name: str, act: Callable[[], object]) -> None:
+        """Log; what fails in it ends no training."""
+        try:
+            act()
+        except Exception as error:  # a client raises anything, of the network above all
+            self._not_logged(name, error)
+
+    def _not_logged(self, name: str, error: Exception) -> None:
+        if self.on_error == "raise":
+            raise error
+        text = " ".join(clean(str(error)).split())[:200]
+        self.say(f"not logged to {name}: {text or type(error).__name__}")

@@ -24,7 +24,7 @@ from ceval_suite.backends.drafts import D, Draft, Pen, Writing
 from ceval_suite.backends.forward import Forward
 from ceval_suite.backends.steps import Catching, Step, Tails
 from ceval_suite.backends.validity import TOLERANCE
-from ceval_suite.errors import ModelError, no_memory
+from ceval_suite.errors import NotNow, no_memory
 
 ROWS = {"cpu": 48, "cuda": 256}
 """Rows that are written together at most, by kind of device."""
@@ -77,7 +77,7 @@ class Decoder:
                 if not no_memory(error):
                     raise
                 if len(some) == 1:
-                    raise ModelError(
+                    raise NotNow(
                         f"out of memory on writing one row of {len(some[0].tokens)} tokens; use a "
                         "smaller dtype or another device."
                     ) from None

@@ -34,7 +34,7 @@ from ceval_suite.backends.layout import Layout, Store
 from ceval_suite.backends.lending import OWN, Lent
 from ceval_suite.backends.sizes import SMALLEST, Sizes, no_room, one_row, tokens_in
 from ceval_suite.backends.steps import Step
-from ceval_suite.errors import ModelError, no_memory
+from ceval_suite.errors import ModelError, NotNow, no_memory
 
 LOGITS = 2**27
 """Logits held at once where the head runs inside the model: rows of more reads take more passes,
@@ -244,7 +244,7 @@ class Forward:
                 if size <= SMALLEST:
                     raise no_room(size)
                 if self.in_step:
-                    raise ModelError(
+                    raise NotNow(
                         f"out of memory on {size} tokens at once; give --memory, or start more "
                         "processes."
                     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ceval_suite.errors import DataError, ModelError
+from ceval_suite.errors import DataError, ModelError, NotNow
 from ceval_suite.fetch import get
 from ceval_suite.files import cache_dir
 from ceval_suite.secrecy import clean
@@ -151,7 +151,7 @@ def download(
         )
     except Exception as error:  # as above
         refusal = _refusal(repo, revision, error)
-        raise refusal or ModelError(
+        raise refusal or NotNow(
             f"{repo}: the download broke off ({_reason(error)}); what came is kept and continued "
             "next time."
         ) from error
@@ -239,8 +239,8 @@ def _refusal(repo: str, revision: str | None, error: Exception) -> ModelError | 
     )
 
 
-def _unreachable(repo: str) -> ModelError:
-    return ModelError(
+def _unreachable(repo: str) -> NotNow:
+    return NotNow(
         f"{repo}: neither a local path nor reachable on the hub; check the name, the network, or "
         "set HF_ENDPOINT to a mirror."
     )

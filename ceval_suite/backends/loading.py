@@ -20,7 +20,7 @@ from ceval_suite.backends.adapters import Attached, attach
 from ceval_suite.backends.gguf_header import check_gguf
 from ceval_suite.backends.sources import identity, resolve
 from ceval_suite.backends.tokenizers import load_tokenizer, unreadable
-from ceval_suite.errors import ModelError, no_memory
+from ceval_suite.errors import ModelError, NotNow, no_memory
 from ceval_suite.model_spec import ModelSpec
 from ceval_suite.untrusted import from_json, is_inside
 
@@ -74,7 +74,7 @@ def load(spec: ModelSpec) -> Loaded:
         raise
     except Exception as error:  # transformers raises anything here
         if no_memory(error):
-            raise ModelError(
+            raise NotNow(
                 f"{spec.path}: out of memory while its weights were loaded; give a narrower "
                 "--dtype, another --device, or quant or device_map: auto in models.yaml."
             ) from error

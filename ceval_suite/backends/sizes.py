@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ceval_suite.backends.batching import Pack
-from ceval_suite.errors import ModelError, no_memory
+from ceval_suite.errors import ModelError, NotNow, no_memory
 
 SIZES = {"cpu": (1024, 512, 2048), "cuda": (4096, 2048, 8192, 16384)}
 """Tokens of a pack that are tried on a kind of device; the fastest is kept."""
@@ -90,10 +90,10 @@ def tokens_in(memory: int, model: Any, head: Any, longest: int, kept_bytes: int)
     return room
 
 
-def no_room(tokens: int) -> ModelError:
+def no_room(tokens: int) -> NotNow:
     """What to say when not even one row fits."""
     advice = "use a smaller dtype or another device."
-    return ModelError(f"out of memory on one row of {tokens} tokens; {advice}")
+    return NotNow(f"out of memory on one row of {tokens} tokens; {advice}")
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def sentence(line: Line) -> str:
 
 
 def to_markdown(verdict: Verdict) -> str:
-    """A comment for a pull request: the verdict first, then what failed, the table in a fold."""
+    """A comment for a pull request: the verdict first, then what failed and the table."""
     failed = verdict.failed
     mark = "❌" if failed else "✅"
     sides = f"{_code(verdict.candidate)} against {_code(verdict.baseline)}"
