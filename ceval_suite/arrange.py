@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import repeat
 from typing import Any
 
 from ceval_suite import boards, catalog
@@ -176,7 +177,7 @@ def _split(title: str, column: Column, summaries: Sequence[Summary]) -> list[_Jo
 def _places(jobs: Sequence[_Job], lists: Sequence[Exclusions]) -> list[Place]:
     """Columns in their order, two computed at a time: arrays of many models take the time."""
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: _place(job, lists), jobs))
+        return list(pool.map(_place, jobs, repeat(lists)))
 
 
 def _place(job: _Job, lists: Sequence[Exclusions]) -> Place:
