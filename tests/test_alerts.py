@@ -73,9 +73,8 @@ class Server(HTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
-    server: Server
-
     def do_POST(self) -> None:
+        assert isinstance(self.server, Server)
         length = int(self.headers["Content-Length"])
         self.server.got.append((self.path, json.loads(self.rfile.read(length))))
         self.send_response(self.server.status)
