@@ -97,12 +97,17 @@ def test_two_nodes_write_the_records_of_one_process_bit_for_bit(
 ) -> None:
     auto = spec.model_copy(update={"engine": "auto"})  # workers make it the reproducible one
     staff = Staff(2, cluster.address)
-    out = tmp_path / "two"
-    sweep.run({"tiny": auto}, TASKS, [Selection()], out, lambda _: None, staff=staff)
-    assert records(out) == alone(spec, tmp_path / "one")
-    (run,) = out.glob("tiny/sample-ceval-*/run.json")
-    workers = read_json(run)["engine"]["workers"]
-    assert (workers["size"], workers["asked"], workers["lost"]) == (2, 2, 0)
+    one = alone(spec, tmp_path / "one")
+    for attempt in range(5):  # one may have answered all before the other has opened the model
+        out = tmp_path / f"two-{attempt}"
+        sweep.run({"tiny": auto}, TASKS, [Selection()], out, lambda _: None, staff=staff)
+        assert records(out) == one
+        (run,) = out.glob("tiny/sample-ceval-*/run.json")
+        workers = read_json(run)["engine"]["workers"]
+        assert (workers["size"], workers["lost"]) == (2, 0)
+        if workers["asked"] == 2:
+            break
+    assert workers["asked"] == 2
     assert workers["alike"] is True
     assert read_json(run)["model"]["engine"] == "reproducible"
 
@@ -243,8 +248,8 @@ def test_two_network_namespaces_write_the_records_of_one_process_bit_for_bit(
     assert records(tmp_path / "two") == records(tmp_path / "one")
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for(cluster: Any) -> None:
-    placed = RayHands(by_unit, backends.identify, 2, address=cluster.address)
+def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
+    placed = RayHands(by_unit, backends.identify, 2)
     placed._actor = placed._ray.remote(max_restarts=0)(hands.Stuck)
     placed._arguments = ()
     try:
