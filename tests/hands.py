@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ceval_suite.backends import rounds
+from ceval_suite.backends import open_backend, rounds
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.hands import Answer, Event, Lost
 from ceval_suite.backends.ray import OFTEN, Worker
@@ -201,6 +201,16 @@ def held(folder: Path, spec: ModelSpec, say: Say) -> Backend:
                         time.sleep(0.01)
 
     return Held(max_length=1 << 20)
+
+
+def together(folder: Path, spec: ModelSpec, say: Say) -> Backend:
+    """Opens a model itself, and waits until two processes have."""
+    found = open_backend(spec, say)
+    (folder / str(os.getpid())).touch()
+    until = time.monotonic() + 300
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
 
 
 class Stuck:

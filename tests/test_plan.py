@@ -32,7 +32,7 @@ def specs(tiny_model: Path) -> dict[str, ModelSpec]:
 @pytest.mark.parametrize(
     ("task", "chosen"),
     [
-        ("sample-cmmlu", Selection(items=30)),
+        ("sample-cmmlu", Selection()),
         ("sample-mmlu", Selection(shots=0, items=20)),
         ("sample-ceval", Selection()),
     ],

@@ -57,7 +57,7 @@ class Crew:
         self._silent = f"it said nothing for {patience:g} s"
         self._jobs: list[Job] = []
         self._starting: set[Worker] = set()
-        self._useless: dict[Worker, str] = {}
+        self._useless: dict[Worker, tuple[Job, str]] = {}
         self._stillborn = 0
         self._again = self._alone = time.monotonic()
         self._lock = threading.RLock()
@@ -126,8 +126,7 @@ class Crew:
                 return self._answer(self._hands.call(worker, name, *args, **options))
             except Lost as error:
                 with self._lock:
-                    self._useless[worker] = str(error)
-                    job.lose(str(error))
+                    self._useless[worker] = job, str(error)
         raise ModelError(f"{job.spec.path}: workers that are asked about it die; see their logs.")
 
     def _holder(self, job: Job) -> Worker:
@@ -199,12 +198,13 @@ class Crew:
 
     def _end(self) -> None:
         """Workers that hang are killed, and those that are gone without a word given up."""
-        useless, self._useless = self._useless, {}
+        useless = {worker: why for worker, (_, why) in self._useless.items()}
         useless |= dict.fromkeys(self._schedule.overdue(time.monotonic()), self._silent)
         for worker, why in useless.items():
             if worker in self._schedule.workers:
                 self._hands.kill(worker)
                 self._gone(worker, why)
+        self._useless = {}
 
     def _note(self, event: Event) -> None:
         worker, now = event.worker, time.monotonic()
@@ -255,6 +255,8 @@ class Crew:
             return
         order, hopeless = self._schedule.lost(worker)
         if order is None:
+            if worker in self._useless:  # it had no unit, only a small question
+                self._useless[worker][0].lose(why)
             return
         job = self._jobs[order.job]
         if hopeless:
