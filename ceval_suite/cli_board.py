@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,6 +81,8 @@ def _build(
     name: str | None, runs: list[Path], exclude: list[str], language: str | None, alike: bool
 ) -> tuple[Table, Path]:
     """The table and where it is written, without the ending."""
+    # columns are computed side by side: threads of BLAS beneath would wait for one another
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ceval_suite import arrange, exclusions
     from ceval_suite.report import board as report
     from ceval_suite.report import leaderboard

@@ -131,13 +131,13 @@ def pairs(runs: Sequence[Outcomes], rule: str, points: Mapping[str, float]) -> P
 
 
 def _tossed(difference: Matrix, variance: Matrix, count: Matrix) -> Pairs:
-    alike = variance == 0
-    p = np.abs(difference)
-    p /= -np.sqrt(np.where(alike, 1.0, variance))
-    p = 2 * special.ndtr(p)
-    few = count < _SURE
-    p[few] = np.minimum(1.0, np.maximum(p[few], np.exp2(1 - count[few])))
-    p[alike] = 1.0
+    p = np.ones_like(variance)
+    unlike = np.triu(variance > 0, 1)  # of each pair once
+    some = 2 * special.ndtr(-np.abs(difference[unlike]) / np.sqrt(variance[unlike]))
+    units = count[unlike]
+    few = units < _SURE
+    some[few] = np.minimum(1.0, np.maximum(some[few], np.exp2(1 - units[few])))
+    p[unlike] = p.T[unlike] = some
     return Pairs(difference, variance, count, p)
 
 

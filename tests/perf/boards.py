@@ -130,12 +130,14 @@ def main(
             write(folder, models)
         size = sum(p.stat().st_size for p in folder.rglob("summary.json"))
         print(f"{models} models × {len(TASKS)} benchmarks, {size / 2**20:.0f} MiB of summaries\n")
+        # an installed package has its byte code
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         print("| command | wall s | CPU s | peak GiB |\n|---|--:|--:|--:|")
         for what in ([board, "--runs", str(folder)], ["--runs", str(folder)]):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             begun = time.perf_counter()
             command = [sys.executable, "-m", "ceval_suite", "board", *what, "--format", "csv"]
-            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=dict(os.environ))
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env)
             wall = time.perf_counter() - begun
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
