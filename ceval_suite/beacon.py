@@ -11,8 +11,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class _State:
     parts: dict[tuple[str, str], Part] = field(default_factory=dict[tuple[str, str], Part])
     written: float = float("-inf")
     silent: bool = False
+    working: bool = False
     say: Callable[[str], None] = lambda _: None
 
     def reset(
@@ -69,6 +70,7 @@ class _State:
     ) -> None:
         self.progress, self.metrics, self.say = progress, metrics, say
         self.state, self.written, self.silent = "running", float("-inf"), False
+        self.working = False
         self.parts.clear()
 
 
@@ -81,6 +83,19 @@ def begin(progress: Path | None, metrics: Path | None, say: Callable[[str], None
     with _turn:
         _now.reset(progress, metrics, say)
         _write(force=True)
+
+
+@contextmanager
+def work() -> Generator[None, None, None]:
+    """Items are scored; whatever ends this by an error ends it too soon."""
+    _now.working = True
+    yield
+    _now.working = False
+
+
+def at_work() -> bool:
+    """Whether items were still to be scored when the command ended."""
+    return _now.working
 
 
 def start(model: str, task: str, total: int, done: int) -> None:

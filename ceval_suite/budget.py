@@ -81,6 +81,11 @@ class Cost:
         """The items of the whole."""
         return sum(self.sizes.values())
 
+    @property
+    def subjects(self) -> int:
+        """The subjects of which anything can be scored."""
+        return sum(n > 0 for n in self.sizes.values())
+
     def tokens(self, items: int) -> float:
         """Distinct tokens of so many items."""
         given = shares(self.sizes, items)
@@ -124,6 +129,9 @@ def probe(backend: Backend, tasks: Sequence[Prepared], seconds: float, seed: int
         sizes = {s: len(some) for s, some in scorable.items()}
         some = {s: draw({s: found}, SAMPLE, seed)[s] for s, found in scorable.items() if found}
         heads, tails = _tokens(backend, prepared, some)
+        if not some:  # nothing of it can be scored, which takes no time
+            out.append(Cost(sizes, heads, tails))
+            continue
         longest_first = sorted(some, key=lambda s: sizes[s], reverse=True)
         if not warm:
             _timed(backend, prepared, some[longest_first[0]])
@@ -218,11 +226,11 @@ def settle(
     left = seconds - (time.perf_counter() - begun)
     items = most(costs, SPARE * left)
     for prepared, cost in zip(whole, costs, strict=True):
-        if items < min(len(cost.sizes), cost.items):
-            least = sum(one.seconds(max(len(c.sizes) for c in costs)) for one in costs)
+        if items < cost.subjects:
+            least = sum(one.seconds(max(c.subjects for c in costs)) for one in costs)
             raise ConfigError(
                 f"--budget: the time does not suffice for one item of each of the "
-                f"{len(cost.sizes)} subjects of {prepared.task.name}, which would take about "
+                f"{cost.subjects} subjects of {prepared.task.name}, which would take about "
                 f"{_words(least / SPARE + seconds - left)} with loading; give more, or fewer "
                 "--subjects."
             )

@@ -55,7 +55,12 @@ def _run(app: typer.Typer) -> None:
         sys.exit(130)
     except BrokenPipeError:
         # the reader (head, less) has seen enough; what is buffered must not be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nothing, stream.fileno())
+        if beacon.at_work():  # nobody reads what is said, and items are left
+            beacon.end("interrupted")
+            sys.exit(130)
         sys.exit(0)
     except typer.Exit as end:
         sys.exit(end.exit_code)

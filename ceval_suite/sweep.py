@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ceval_suite import catalog
+from ceval_suite import beacon, catalog
 from ceval_suite.backends import counting, open_crew
 from ceval_suite.backends.base import Backend, Say
 from ceval_suite.backends.crew import Crew, CrewBackend
@@ -135,7 +135,7 @@ def run(
         contexts = _contexts(specs, chosen)
         prepared = [same_shots(one, contexts) for one in prepared]
     folders: list[Path] = []
-    with Items(say) as items:
+    with beacon.work(), Items(say) as items:
         if staff is not None:
             return _by_workers(specs, prepared, out, items, verify, staff)
         for name, spec in specs.items():

@@ -109,6 +109,18 @@ def test_what_is_written_costs_by_the_item(tiny_model: Path) -> None:
     assert (cost.per_item > 0) != (cost.per_token > 0)
 
 
+def test_what_cannot_be_scored_takes_no_time(tiny_model: Path, tmp_path: Path) -> None:
+    chosen = Selection(protocol="lm-eval", subjects=["en-mathcloze"])
+    none = prepare("sample-agieval", chosen)
+    assert not none.scored()
+    spec = ModelSpec(path=str(tiny_model), dtype="float32")
+    found = budget.probe(open_backend(spec), [none, prepare("sample-ceval", Selection())], 0.01)
+    assert [cost.subjects for cost in found] == [0, 3]
+    assert found[0].seconds(100) == 0
+    (folder,) = sweep.run({"tiny": spec}, ["sample-agieval"], [chosen], tmp_path, quiet, budget=60)
+    assert read_json(folder / "summary.json")["n"] == 0
+
+
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Makes this machine so many times slower in the eyes of a probe."""

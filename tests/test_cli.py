@@ -495,6 +495,21 @@ def test_a_closed_pipe_is_no_error(lines: int, tmp_path: Path) -> None:
     assert code == "0"
 
 
+def test_a_run_that_nobody_reads_any_more_is_interrupted(tiny_model: Path, tmp_path: Path) -> None:
+    run = (
+        f"-m ceval_suite --progress p.json run --model '{tiny_model}' --tasks sample-mmlu --shots 0"
+    )
+    command = f"'{sys.executable}' {run} 2>&1 | head -1; echo ${{PIPESTATUS[0]}}"
+    found = shell("bash", "-c", command, cwd=tmp_path)
+    assert found.stdout.splitlines()[1:] == ["130"]
+    assert json.loads((tmp_path / "p.json").read_text())["state"] == "interrupted"
+    again = shell(
+        "bash", "-c", f"'{sys.executable}' {run} | head -1; echo ${{PIPESTATUS[0]}}", cwd=tmp_path
+    )
+    assert again.stdout.splitlines()[-1] == "0"
+    assert json.loads((tmp_path / "p.json").read_text())["state"] == "finished"
+
+
 # run and board
 
 

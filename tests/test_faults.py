@@ -229,6 +229,13 @@ def rewritten(name: str, content: bytes) -> Any:
     return make
 
 
+def by_shards(bench: Bench) -> None:
+    """Other weights, in two files instead of one."""
+    (bench.checkpoint / "model.safetensors").unlink()
+    for number in (1, 2):
+        (bench.checkpoint / f"model-0000{number}-of-00002.safetensors").write_bytes(b"new")
+
+
 def touched(bench: Bench) -> None:
     shutil.copy(bench.checkpoint / "model.safetensors", bench.path / "same")
     os.replace(bench.path / "same", bench.checkpoint / "model.safetensors")
@@ -578,6 +585,8 @@ FAULTS = [
           r"checkpoint/model\.safetensors: this file of the checkpoint was replaced or changed .*: put that back", 1, HALF + 2),
     Fault("weights changed in place", during(2, in_place),
           r"checkpoint/model\.safetensors: this file of the checkpoint was replaced or changed .*: put that back", 1, HALF + 2),
+    Fault("weights replaced by shards", during(2, by_shards),
+          r"checkpoint/model-00001-of-00002\.safetensors: this file of the checkpoint was replaced or changed .*: put that back", 1, HALF + 2),
     Fault("a tokenizer replaced", during(2, rewritten("tokenizer.json", b'{"a": 1}')),
           r"checkpoint/tokenizer\.json: this file of the checkpoint was replaced or changed .*: put that back", 1, HALF + 2),
     Fault("weights replaced while they are loaded", while_loading,

@@ -419,6 +419,12 @@ def test_the_commands_of_the_examples_have_options_that_exist(bench: Bench) -> N
         assert name in slurm
         assert name in top
     assert "ceval-suite gate" in flow
+    # workers of a Ray cluster are started by Ray's own command, which only one image has
+    groups = by_kind["RayJob"]["spec"]["rayClusterSpec"]
+    pods = [groups["headGroupSpec"], *groups["workerGroupSpecs"]]
+    images = {pod["template"]["spec"]["containers"][0]["image"] for pod in pods}
+    assert images == {"ceval-suite:ray"}
+    assert "EXTRAS=lora,ray" in (DEPLOY / "kubernetes" / "rayjob.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("slurm/*")), ids=lambda path: path.name)
@@ -435,6 +441,8 @@ def test_the_workflow_runs_bash_and_puts_no_event_into_a_script() -> None:
     flow = yaml.safe_load((DEPLOY / "github" / "gate.yml").read_text())
     assert flow["permissions"] == {"contents": "read"}
     steps = flow["jobs"]["gate"]["steps"]
+    (kept,) = [step["with"]["path"] for step in steps if "cache@" in step.get("uses", "")]
+    assert kept == "runs/${{ env.BASELINE }}"  # the candidate is another one each time
     assert all(("uses" in step) != ("run" in step) for step in steps)
     for step in steps:
         script = step.get("run", "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ceval_suite.backends import adapter_files, sources
+from ceval_suite.errors import UserError
 from ceval_suite.model_spec import ModelSpec
 
 Stamp = tuple[int, int, int]
@@ -49,19 +50,30 @@ class Stamps:
 
     def renew(self) -> None:
         """Take the files as they are now."""
-        some = files(self._spec) if self._spec.backend not in ("server", "lm_eval") else []
-        taken = {path: _stamp(path) for path in some}
+        taken = {path: _stamp(path) for path in self._files()}
         self._stamps = {path: stamp for path, stamp in taken.items() if stamp is not None}
 
     def changed(self) -> Path | None:
-        """A file that is another one now, or has other content; one that is gone was read before.
+        """A file that is another one now, has other content, or stands in for one that is gone.
 
         Training jobs delete old checkpoints while they are evaluated, and what is loaded stays.
         """
+        now = {path: _stamp(path) for path in self._stamps}
         for path, stamp in self._stamps.items():
-            if _stamp(path) not in (stamp, None):
+            if now[path] not in (stamp, None):
                 return path
-        return None
+        folders = {path.parent for path, stamp in now.items() if stamp is None}
+        if not folders:
+            return None
+        try:
+            found = self._files()
+        except (UserError, OSError):  # all of it is gone
+            return None
+        # what is gone was read before; but shards may stand where one file was
+        return next((p for p in found if p not in now and p.parent in folders), None)
+
+    def _files(self) -> list[Path]:
+        return files(self._spec) if self._spec.backend not in ("server", "lm_eval") else []
 
 
 def _stamp(path: Path) -> Stamp | None:
